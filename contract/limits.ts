@@ -194,6 +194,10 @@ export const LIMITS = {
   pluginTools: { value: 64, why: "tools of one plugin" },
   pluginToolMs: { value: 3_600_000, why: "longest time that a tool may say it takes: one hour" },
   pluginTextChars: { value: 2048, why: "a description in a manifest, which people and models read whole" },
+  skillBytes: {
+    value: 65_536,
+    why: "bytes of the text that says when to call the tools of a plugin; models read it whole, and what is longer is cut",
+  },
   pluginHosts: { value: 64, why: "hosts that one plugin may reach; a person reads all of them before they accept it" },
   pluginCredentials: { value: 16, why: "credentials of one plugin, which its process is told at its start" },
   pluginFiles: {
@@ -202,6 +206,11 @@ export const LIMITS = {
   },
   pluginBytes: { value: 134_217_728, why: "bytes of all files of one plugin, which are copied when it is accepted" },
   pluginDepth: { value: 32, why: "levels of folders in a plugin, so that nothing runs out of stack or of path" },
+  provisions: {
+    value: 256,
+    why: "programs that provide tools themselves, counted by what each provides; each is a channel of the router",
+  },
+  provisionGroups: { value: 64, why: "tool groups for which one program provides the same tools" },
   approvalMs: {
     value: 300_000,
     why: "for which a person is asked about a call of high risk; a definition may say less. Nobody there means no",

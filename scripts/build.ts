@@ -66,6 +66,9 @@ await build({
   ],
 });
 
+// What handlers of plugins are written against: their process has it in any case, and their tests import it.
+await build({ entrypoints: [join(ROOT, "src/host/plugin.ts")], format: "esm", target: "node", naming: "handler.js" });
+
 rmSync(OUT, { recursive: true, force: true });
 renameSync(MADE, OUT);
 

@@ -149,6 +149,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       calls: "",
       shim: "`spawnPython` starts and owns one",
       launch: "`spawnPython` makes the same specification as `run`",
+      host: "how a tool that a program provides answers and refuses",
       sdk: "",
     },
   },

@@ -1,5 +1,6 @@
 /**
- * Makes build/js/ipcctl.d.ts: the types of the SDK as one file that needs no other, for TypeScript in any of its modes.
+ * Makes build/js/ipcctl.d.ts and handler.d.ts: the types of the SDK, and of what handlers of plugins are written
+ * against, each as one file that needs no other, for TypeScript in any of its modes.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -7,19 +8,24 @@ import { rollup } from "rollup";
 import { dts } from "rollup-plugin-dts";
 
 const ROOT = join(import.meta.dir, "..");
-const OUT = join(ROOT, "build/js/ipcctl.d.ts");
 /** Libraries of the language that we use and that the settings of a program may leave out. */
 const LIBRARIES = ["es2022", "esnext.disposable"];
 
-const bundle = await rollup({
-  input: join(ROOT, "src/index.ts"),
-  plugins: [dts({ tsconfig: join(ROOT, "tsconfig.json") })],
-  onwarn: ({ message }) => {
-    throw new Error(message);
-  },
-});
-await bundle.write({ file: OUT, format: "es" });
-const text = readFileSync(OUT, "utf8");
-if (/^import\b|\bBun\.|\bNodeJS\.|\bBuffer\b/m.test(text))
-  throw new Error(`${OUT} needs types that its users may not have`);
-writeFileSync(OUT, `${LIBRARIES.map((name) => `/// <reference lib="${name}" />\n`).join("")}${text}`);
+await write("src/index.ts", "ipcctl.d.ts");
+await write("src/host/plugin.ts", "handler.d.ts");
+
+async function write(source: string, name: string): Promise<void> {
+  const file = join(ROOT, "build/js", name);
+  const bundle = await rollup({
+    input: join(ROOT, source),
+    plugins: [dts({ tsconfig: join(ROOT, "tsconfig.json") })],
+    onwarn: ({ message }) => {
+      throw new Error(message);
+    },
+  });
+  await bundle.write({ file, format: "es" });
+  const text = readFileSync(file, "utf8");
+  if (/^import\b|\bBun\.|\bNodeJS\.|\bBuffer\b/m.test(text))
+    throw new Error(`${file} needs types that its users may not have`);
+  writeFileSync(file, `${LIBRARIES.map((lib) => `/// <reference lib="${lib}" />\n`).join("")}${text}`);
+}

@@ -23,10 +23,21 @@ export {
   type HostCallOptions,
   type HostCalls,
   type HostCode,
+  type HostFacade,
   type HostPlugin,
+  type HostPlugins,
   type HostTool,
   type Stage as HostStage,
 } from "./runtime/host.ts";
+export {
+  ProgramHost,
+  ToolError,
+  type Provided,
+  type ToolRequest,
+  type ProvidedTool,
+  type ProvideOptions,
+} from "./runtime/provide.ts";
+export type { ArgumentsOf, ToolSchema } from "./runtime/tool-schema.ts";
 export { serve, type Serving } from "./runtime/serve.ts";
 export { spawnPython, type SpawnOptions } from "./runtime/spawn.ts";
 export { frames, lines } from "./calls/byte-transport.ts";

@@ -18,9 +18,10 @@
 
 static const char USAGE[] =
 	"usage: ipc [--deadline SECONDS] call PLUGIN.TOOL [JSON|-]\n"
-	"       ipc [--deadline SECONDS] tools\n"
+	"       ipc [--deadline SECONDS] tools | skills\n"
 	"Calls a tool that the policy of this worker grants, with its arguments as a JSON object (- reads\n"
-	"them from stdin). The result is JSON on stdout; an error is JSON on stderr.\n";
+	"them from stdin); lists those tools; or tells when to call them, which the files in $IPCCTL_SKILLS\n"
+	"do as well. The result is JSON on stdout; an error is JSON on stderr.\n";
 
 static const struct {
 	const char *code;
@@ -172,8 +173,10 @@ int main(int count, char **words)
 	const char *verb = left > 0 ? words[at] : "";
 	if (strcmp(verb, "tools") == 0 && left == 1)
 		return call("core.list_tools", "{}", 2, deadline);
+	if (strcmp(verb, "skills") == 0 && left == 1)
+		return call("core.get_skills", "{}", 2, deadline);
 	if (strcmp(verb, "call") != 0 || left < 2 || left > 3)
-		return usage(left == 0 ? "call or tools" : "this is not understood", left == 0 ? NULL : verb);
+		return usage(left == 0 ? "call, tools or skills" : "this is not understood", left == 0 ? NULL : verb);
 	const char *tool = words[at + 1], *arguments = left == 3 ? words[at + 2] : "{}";
 	if (!is_tool(tool))
 		return usage("no name of a tool", tool);

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from . import host as host
     from ._client import Ipcctl as Ipcctl
     from ._pipe import Pipe
+    from ._provide import ProgramHost as ProgramHost, Provided as Provided
+    from ._provide import ToolError as ToolError, ToolRequest as ToolRequest
     from ._transports import Frames as Frames, Lines as Lines
 
     _F = TypeVar("_F", bound=Callable[..., Any])
@@ -275,6 +277,7 @@ if not TYPE_CHECKING:
     #: Loaded on first use, with the modules that they need.
     _MODULES = ("host",)
     _LATE = {"Ipcctl": "_client", "Worker": "_caller", "Frames": "_transports", "Lines": "_transports"}
+    _LATE.update(dict.fromkeys(("ProgramHost", "Provided", "ToolError", "ToolRequest"), "_provide"))
 
     def __getattr__(name):
         from importlib import import_module

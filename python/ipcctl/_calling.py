@@ -51,7 +51,7 @@ class Calls:
             ):  # from now on the client is told when nobody reads it any more, even if nothing starts
                 args = [self.session.receive_stream(other) for other in args]
                 break
-        if name not in serving.exposed and not serving.is_wanted_elsewhere:
+        if name not in self.session.exposed and not serving.is_wanted_elsewhere:
             self.early[number] = time.monotonic() + EXPOSE_SECONDS, [CALL, number, name, args, kwargs]
             return
         self._answer(number, self._apply, name, args, kwargs)
@@ -62,12 +62,12 @@ class Calls:
         is_served = self.session.serving.is_wanted_elsewhere
         for number, (until, message) in list(self.early.items()):
             is_over = is_served or time.monotonic() >= until
-            if message[2] not in self.session.serving.exposed and not is_over:
+            if message[2] not in self.session.exposed and not is_over:
                 continue
             if self.early.pop(number, None) is None:
                 continue  # taken by code that ran meanwhile
             is_any = True
-            if message[2] in self.session.serving.exposed:
+            if message[2] in self.session.exposed:
                 self.call(message)
             else:
                 self._answer(number, self._apply, message[2], [], None)
@@ -75,9 +75,9 @@ class Calls:
 
     def _apply(self, name: str, args: list[Any], kwargs: dict[str, Any] | None) -> Any:
         try:
-            function = self.session.serving.exposed[name]
+            function = self.session.exposed[name]
         except KeyError:
-            known = ", ".join(sorted(self.session.serving.exposed)) or "none"
+            known = ", ".join(sorted(self.session.exposed)) or "none"
             raise LookupError(f"no function {name!r} is exposed; there is: {known}") from None
         return function(*args, **kwargs) if kwargs else function(*args)
 

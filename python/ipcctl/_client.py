@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, List, Literal, overload  # in a class with a method `list` that is no type
 
     from ._caller import Worker
+    from ._provide import ProgramHost
     from ._scheduled import Queue, Sessions, Tasks
     from ._stored import GroupFiles, GroupProject
     from ._verbs import (
@@ -65,6 +66,7 @@ class Ipcctl:
         self._lock = threading.Lock()
         self._is_closed = False
         self._wire: _Wire | None = _open_or_start(path, autostart)
+        self._host: ProgramHost | None = None
 
     def __enter__(self) -> Ipcctl:
         return self
@@ -74,6 +76,8 @@ class Ipcctl:
 
     def close(self) -> None:
         self._is_closed = True
+        for one in list(self._host.provided) if self._host is not None else []:
+            one.close()
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()
@@ -103,6 +107,17 @@ class Ipcctl:
                 wire.close()
                 raise
         return _checked(answer)
+
+    def _request_running(self, message: object) -> dict[str, Any]:
+        """The same to a daemon that is there: whoever has stopped one does not want us to start another."""
+        if self._is_closed:
+            raise IpcError("FAILED", "the connection to the daemon was closed")
+        wire = _Wire(self._path)
+        try:
+            wire.send(_encode(message))
+            return _checked(wire.receive())
+        finally:
+            wire.close()
 
     def list(self) -> List[str]:
         """Names of all workers."""
@@ -308,6 +323,15 @@ class Ipcctl:
         from ._scheduled import Sessions
 
         return Sessions(self)
+
+    @property
+    def host(self) -> ProgramHost:
+        """What workers ask of the host, as far as this program answers it."""
+        if self._host is None:
+            from ._provide import ProgramHost
+
+            self._host = ProgramHost(self)
+        return self._host
 
     def daemon_status(self) -> DaemonStatus:
         status: DaemonStatus = self._query("DaemonStatus")

@@ -54,13 +54,9 @@ class End:
     """One thread receives at a time; any may send."""
 
     def __init__(self, version: int) -> None:
-        size = _contract.SEGMENT_DATA + 2 * _CAPACITY
-        memory = os.memfd_create("ipcctl-channel", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(memory, size)
-        fcntl.fcntl(memory, _F_ADD_SEALS, _SEALS)
+        memory = _segment(version, _CAPACITY)
         self.version = version
-        self._map = mmap.mmap(memory, size)
-        self._map[:8] = _contract.MAGIC + bytes((version, 0))
+        self._map = mmap.mmap(memory, _contract.SEGMENT_DATA + 2 * _CAPACITY)
         data = _contract.SEGMENT_DATA
         self._tx = SharedRingBuffer(self._map, _contract.SEGMENT_RING_A, data, _CAPACITY, True)
         self._rx = SharedRingBuffer(self._map, _contract.SEGMENT_RING_B, data + _CAPACITY, _CAPACITY, False)
@@ -239,6 +235,42 @@ class End:
         self.sharing.close()
         os.close(self._life)
         self.half.close()
+
+
+def _segment(version: int, capacity: int) -> int:
+    """The descriptor of a new one, sealed."""
+    memory = os.memfd_create("ipcctl-channel", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, _contract.SEGMENT_DATA + 2 * capacity)
+    fcntl.fcntl(memory, _F_ADD_SEALS, _SEALS)
+    os.pwrite(memory, _contract.MAGIC + bytes((version, 0)), 0)
+    return memory
+
+
+def lead(path: str, name: str, label: str, capacity: int, timeout: float) -> Half | None:
+    """A channel that this program serves: the worker whose shim listens at ``path`` gets the client's end of it.
+
+    :returns: this program's end; None if the worker did not take the other one
+    :raises IpcError: NOT_RUNNING, DEADLINE
+    """
+    version = _contract.SEGMENT_VERSION
+    memory = _segment(version, capacity)
+    bell, our_bell = (one.detach() for one in socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
+    descriptors, ours = (one.detach() for one in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    our_life, life = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    head = struct.pack("<II", version, capacity)
+    half = Half(head + bytes((_contract.CHANNEL_CALLS,)), [memory, our_bell, ours, our_life])
+    payload = head + bytes((_contract.CHANNEL_RELAY,)) + label.encode()
+    is_taken = False
+    try:
+        with ShimDoor(path, name, time.monotonic() + timeout) as shim:
+            shim.hello()
+            is_taken = shim.ask(_contract.REQUEST_OPEN, payload, (memory, bell, descriptors, life)) == 0
+    finally:
+        for fd in (bell, descriptors, life):
+            os.close(fd)
+        if not is_taken:
+            half.close()
+    return half if is_taken else None
 
 
 class ShimDoor:

@@ -47,6 +47,21 @@ _LOOK_SECONDS = 0.001
 _BESIDE_SECONDS = 0.01
 
 
+class _Arrival:
+    """A client that has come without the shim. Whoever takes it sets ``session``."""
+
+    def __init__(
+        self,
+        payload: bytes,
+        fds: list[int],
+        exposed: dict[str, Callable[..., Any]] | None,
+        on_end: Callable[[], None] | None,
+    ) -> None:
+        self.payload, self.fds, self.exposed, self.on_end = payload, fds, exposed, on_end
+        self.session: Session | None = None
+        self.is_left = False
+
+
 class Serving:
     """One per process, created on first use."""
 
@@ -60,6 +75,8 @@ class Serving:
         #: Called when the last client has closed its channel.
         self.on_last_client_gone: Callable[[], None] | None = None
         self._sessions: list[Session] = []
+        #: Clients that have come from another thread, for the one that serves.
+        self._arrived: deque[_Arrival] = deque()
         self._by_fd: dict[int, Session] = {}
         #: What the C path has left over and has not been taken yet: a nested turn may run out of stack on the way to
         #: it.
@@ -165,14 +182,46 @@ class Serving:
             self._met.append((data, fds))
             self.wake()
 
-    def adopt(self, half: Half) -> None:
-        """A client whose end of the channel is in this process."""
+    def adopt(
+        self,
+        half: Half,
+        exposed: dict[str, Callable[..., Any]] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> Callable[[], None]:
+        """A client that has come without the shim.
+
+        :param exposed: what this client alone may call; by default what all may
+        :param on_end: called when it is gone
+        :returns: leaves it, from any thread
+        """
         fds, half.fds = half.fds, []
         os.close(fds.pop())  # of its life, which only a shim watches
-        self._admit(half.payload, fds)
-        self.wake()
+        arrival = _Arrival(half.payload, fds, exposed, on_end)
 
-    def _admit(self, data: bytes, fds: list[int]) -> None:
+        def leave() -> None:
+            arrival.is_left = True
+            if arrival.session is not None:
+                arrival.session.channel.server.is_gone = True
+            self.wake()
+
+        self._arrived.append(arrival)
+        self.wake()
+        return leave
+
+    def _take_arrived(self) -> None:
+        while self._arrived:
+            one = self._arrived.popleft()
+            one.session = self._admit(one.payload, one.fds, one.exposed, one.on_end)
+            if one.is_left and one.session is not None:
+                one.session.channel.server.is_gone = True
+
+    def _admit(
+        self,
+        data: bytes,
+        fds: list[int],
+        exposed: dict[str, Callable[..., Any]] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> Session | None:
         for fd in fds:
             os.set_inheritable(fd, False)
         try:
@@ -183,12 +232,14 @@ class Serving:
                     os.close(fd)
                 except OSError:
                     pass
-            return
+            return None
         if segment.kind == _contract.CHANNEL_HOST:
-            return self._keep_host(Pipe(segment, is_sharing=True))
+            self._keep_host(Pipe(segment, is_sharing=True))
+            return None
         if segment.name:
-            return self._keep_pipe(Pipe(segment))
-        session = Session(self, segment)
+            self._keep_pipe(Pipe(segment))
+            return None
+        session = Session(self, segment, exposed, on_end)
         session.channel.sharing.on_forgotten = self.wake
         self._sessions.append(session)
         fd = session.channel.socket.fileno()
@@ -198,9 +249,10 @@ class Serving:
             "pid": os.getpid(),
             "python": platform.python_version(),
             "implementation": _backend.implementation,
-            "exposed": sorted(self.exposed),
+            "exposed": sorted(session.exposed),
         }
         self._guard(session, lambda: session.channel.send([HELLO, 0, about]))
+        return session
 
     def _keep_pipe(self, pipe: Pipe) -> None:
         with self._has_pipe:
@@ -381,6 +433,7 @@ class Serving:
             self.depth -= 1
 
     def _take_turn(self) -> None:
+        self._take_arrived()
         is_any, has_early = self._settle()
         is_any = self._work_off() or is_any
         for session in list(self._sessions):
@@ -581,6 +634,10 @@ class Serving:
         for session in self._sessions:
             session.channel.abandon()
         self._sessions.clear()
+        for arrival in self._arrived:
+            for fd in arrival.fds:
+                os.close(fd)
+        self._arrived.clear()
         self._owed.clear()
         if self._meeting is not None:
             self._meeting.close()

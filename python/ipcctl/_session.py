@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from weakref import WeakValueDictionary
 
 from . import _trace
@@ -49,10 +49,19 @@ class Session:
     the rest is settled here.
     """
 
-    def __init__(self, serving: Serving, segment: Segment) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        segment: Segment,
+        exposed: dict[str, Callable[..., Any]] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
         self.serving = serving
+        #: What this client may call; by default what all may.
+        self.exposed = serving.exposed if exposed is None else exposed
+        self._on_end = on_end
         # The fast path answers without a trace.
-        self.channel = Channel(segment, {} if _trace.is_on else serving.exposed, self)
+        self.channel = Channel(segment, {} if _trace.is_on else self.exposed, self)
         self.calls = Calls(self)
         self.streams: dict[int, Outgoing] = {}
         #: Their readers keep them alive: the client is told to leave a stream that nobody reads any more.
@@ -228,5 +237,7 @@ class Session:
                 incoming.fail(ConnectionError("the client whose stream this is is gone"))
         self.serving.bound.forget(self)
         channel.close()
+        if self._on_end is not None:
+            self._on_end()
         if cause is not None and not isinstance(cause, (BrokenChannel, DecodeError)):
             traceback.print_exception(cause)

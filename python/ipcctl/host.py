@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ._host_http import HttpHost
 
-__all__ = ["HostError", "Table", "acall", "batch", "call", "table", "tools"]
+__all__ = ["HostError", "Table", "acall", "batch", "call", "skills", "table", "tools"]
 
 
 def call(
@@ -129,6 +129,17 @@ def tools() -> list[dict[str, Any]]:
     """What this worker may call, with the JSON Schema of the arguments: the answer of ``core.list_tools``."""
     listed: list[dict[str, Any]] = call("core.list_tools")["tools"]
     return listed
+
+
+def skills() -> dict[str, str]:
+    """By plugin, when to call which of its tools: Markdown, which the folder ``IPCCTL_SKILLS`` has as files too."""
+    found: dict[str, str] = {}
+    after: str | None = ""
+    while after is not None:
+        page = call("core.get_skills", after=after)
+        found.update(page["skills"])
+        after = page["next"]
+    return found
 
 
 _one: Host | HttpHost | None = None

@@ -25,7 +25,7 @@ import { Context, type GlobalFlags } from "./context.ts";
 import { printCompletion } from "./completion.ts";
 import { daemonStatus, restartDaemon, stopDaemon } from "./daemon.ts";
 import { doctor } from "./doctor.ts";
-import type { EvalFlags } from "./evaluate.ts";
+import type { EvalFlags, TypesFlags } from "./evaluate.ts";
 import { logs, type LogFlags } from "./logs.ts";
 import { run } from "./run.ts";
 import { start, type StartFlags } from "./start.ts";
@@ -98,6 +98,10 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .option("--instances <n>", "number of processes (default: 1)")
     .option("--group <name>", "select it with @NAME")
     .option("--allow-tools <globs>", "grant tools of the host's plugins: files.read, files.*,… (see docs/host.md)")
+    .option(
+      "--unsafe-tools",
+      "grant them under a policy that shows your files too; none of high risk or with a credential",
+    )
     .option("--approval-timeout <time>", "how long a person is asked about a call of high risk (default: 5m)")
     .option("--tool-group <name>", "whose data its tools work on (default: that of its name)")
     .addOption(
@@ -268,13 +272,16 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     );
   add(
     "types",
-    "print TypeScript types of what a script exposes, from its annotations; the script is not run",
-    "ipcctl types worker.py > worker.d.ts",
+    "print types: of what a script exposes, from its annotations, without running it; or of the tools of plugins",
+    "ipcctl types worker.py > worker.d.ts\nipcctl types --tools --for python > tools.py",
   )
-    .argument("<script>")
+    .argument("[script]", "prints TypeScript")
     .option("--interpreter <path>", "the Python that reads it (default: python3)")
-    .action((script: string, flags: { interpreter?: string }, command: Command) =>
-      finish(import("./evaluate.ts").then(({ types }) => types(contextOf(command), script, flags.interpreter))),
+    .option("--tools", "of the tools that workers can call, with the descriptions of the plugins")
+    .option("--for <language>", "of --tools: python or ts (default: ts)")
+    .option("--tool-group <name>", "of --tools: also what programs provide for this tool group")
+    .action((script: string | undefined, flags: TypesFlags, command: Command) =>
+      finish(import("./evaluate.ts").then(({ types }) => types(contextOf(command), script, flags))),
     );
   add("repl", "open an interactive prompt in a worker", "ipcctl repl web")
     .argument("<name>")

@@ -64,8 +64,27 @@ export async function call(
   });
 }
 
+export type TypesFlags = {
+  readonly interpreter?: string;
+  readonly tools?: boolean;
+  readonly for?: string;
+  readonly toolGroup?: string;
+};
+
+/** Of a script, or of the tools of plugins. */
+export async function types(context: Context, script: string | undefined, flags: TypesFlags): Promise<number> {
+  const { interpreter, tools = false, for: language, toolGroup } = flags;
+  if (tools === (script !== undefined) || (!tools && (language ?? toolGroup) !== undefined) || (tools && interpreter))
+    throw new IpcError("USAGE", "types: give either a script, or --tools with --for and --tool-group", {
+      hint: "ipcctl types --tools --for python > tools.py",
+    });
+  if (script !== undefined) return await scriptTypes(context, script, interpreter);
+  const { toolTypes } = await import("./tool-types.ts");
+  return await toolTypes(context, language ?? "ts", toolGroup);
+}
+
 /** Python's own parser reads the script; nothing of it runs. */
-export async function types(context: Context, script: string, interpreter = "python3"): Promise<number> {
+async function scriptTypes(context: Context, script: string, interpreter = "python3"): Promise<number> {
   const path = context.resolve(script);
   if (!existsSync(path)) throw new IpcError("NOT_FOUND", `types: ${script}: no such file`);
   const child = Bun.spawn([...splitWords(interpreter), "-P", "-m", "ipcctl._types_of", path], {

@@ -6,6 +6,7 @@ import { shellWord } from "../base/shell-words.ts";
 import { parsePluginName } from "../host/manifest.ts";
 import { pluginsFolderOf } from "../host/plugins-found.ts";
 import { shippedManifests } from "../host/shipped-manifests.ts";
+import { DECLARATIONS, TSCONFIG } from "./plugin-declarations.ts";
 import { jsonText, printable, type Context } from "./context.ts";
 
 export type NewFlags = { lang?: "ts" | "python"; directory?: string };
@@ -41,7 +42,10 @@ export function newPlugin(context: Context, text: string, { lang = "ts", directo
 function filesOf(name: string, lang: "ts" | "python"): Readonly<Record<string, string>> {
   const handler: Readonly<Record<string, string>> =
     lang === "ts"
-      ? { "handler.ts": HANDLER_TS, "handler.test.ts": TEST_TS }
+      ? {
+          ...{ "handler.ts": HANDLER_TS, "handler.test.ts": TEST_TS },
+          ...{ "ipcctl-plugin.d.ts": DECLARATIONS, "tsconfig.json": TSCONFIG },
+        }
       : { "handler.py": HANDLER_PY, "test_handler.py": TEST_PY };
   return { "manifest.json": manifestOf(name, lang), ...handler, [join("skills", `${name}.md`)]: skillOf(name) };
 }

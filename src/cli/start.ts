@@ -61,6 +61,7 @@ export type StartFlags = PolicyFlags & {
   allowTools?: string;
   toolGroup?: string;
   transport?: string;
+  unsafeTools?: boolean;
   approvalTimeout?: string;
 };
 
@@ -156,6 +157,7 @@ function fromFlags(
     tools: flags.allowTools?.split(",").map((one) => one.trim()),
     tool_group: flags.toolGroup,
     transport: flags.transport,
+    unsafe_tools: flags.unsafeTools,
     approval_timeout:
       flags.approvalTimeout === undefined ? undefined : parseDurationMs(flags.approvalTimeout, "--approval-timeout"),
     restart_policy: flags.restart,

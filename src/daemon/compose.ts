@@ -150,6 +150,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
           return await hostCredential({ credentials: await openCredentials(), audit }, name, worker);
         },
         listenerUrl: () => listeners.url,
+        skills: (tools, group, owner) => hostCalls.skills(tools, group, owner),
         emit,
         log: (level, fields, text) => logger[level](fields, text),
         random: Math.random,

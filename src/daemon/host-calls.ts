@@ -11,11 +11,13 @@ import { auditFolderOf } from "../audit/spool.ts";
 import { IpcError } from "../base/errors.ts";
 import { programPath, ROOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
-import { sleep } from "../base/patience.ts";
+import { atMost, sleep } from "../base/patience.ts";
 import type { Paths } from "../base/paths.ts";
 import { TOOL_TOPIC } from "../../contract/host.ts";
-import type { Manifest } from "../host/manifest.ts";
+import { foldName, parsePluginName, parseTools } from "../host/manifest.ts";
+import { Grants } from "../host/host-tools.ts";
 import { IN_ROUTER } from "../host/shipped-manifests.ts";
+import { skillOf } from "../host/skills.ts";
 import type { JsonObject } from "../host/wire.ts";
 import type { CallClient } from "../calls/client.ts";
 import type { Lent } from "../calls/session.ts";
@@ -28,14 +30,16 @@ import type { ToolAnswer } from "../protocol/status.ts";
 import { loadPolicy, type Policy } from "../sandbox/policy.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
-import type { KnownPlugins } from "./known-plugins.ts";
-import { Plugins, type NewVersion } from "./plugins.ts";
+import type { KnownPlugin, KnownPlugins } from "./known-plugins.ts";
+import { needsOf, Plugins, type NewVersion, type PluginSpec } from "./plugins.ts";
 
 const ROUTER = workerName("host", "router");
 /** How long the router may take to start, and to answer. */
 const ROUTER_MS = 30_000;
 /** How long what is under way in a plugin may go on, when that is to be started anew. */
 const DRAIN_MS = 30_000;
+/** How long the start of a worker waits for what the router knows of its texts. */
+const REPLACED_MS = 1000;
 const LABEL_BYTES = 16;
 /** Of each ring: the longest request, with its length in front, has to fit. */
 const CAPACITY = 2 * limit("hostMessageBytes");
@@ -52,6 +56,14 @@ export type HostCallsDeps = {
   readonly plugins: () => Promise<KnownPlugins>;
   /** What persons are asked and have allowed. */
   readonly approvals: () => Promise<Approvals>;
+};
+
+/** What a program wants to provide. */
+type Provided = {
+  readonly name: string;
+  readonly tools: readonly unknown[];
+  readonly skill: string | null;
+  readonly groups: readonly string[] | null;
 };
 
 export class HostCalls implements Disposable {
@@ -184,8 +196,7 @@ export class HostCalls implements Disposable {
     client.call("attend", []).catch(() => undefined); // it lasts as long as the channel
     await this.#leaveOthers(client);
     try {
-      for (const { name, manifest } of specs)
-        await client.call("provide", [providedBy(name, manifest)], null, { timeout: ROUTER_MS });
+      for (const spec of specs) await client.call("provide", [providedBy(spec)], null, { timeout: ROUTER_MS });
     } catch (error) {
       cannotLoad(error as Error);
     }
@@ -197,6 +208,71 @@ export class HostCalls implements Disposable {
     await answersSoon(worker);
     if (!(await this.#relay("expect", () => [name, group], worker, "calls")))
       throw new IpcError("FAILED", `the plugin ${name} ended as it was connected`);
+  }
+
+  /**
+   * Lets a program provide tools for workers: those of these groups, or without any those that it owns. It then opens a
+   * channel to the router under the label.
+   * @throws IpcError BAD_CONFIG, FAILED, LIMIT; NOT_RUNNING if there is no router now
+   */
+  async provide(pid: number, { name, tools, skill, groups }: Provided): Promise<{ label: string; socket: string }> {
+    parsePluginName(name);
+    const parsed = parseTools(name, tools);
+    const { plugins } = await (await this.#deps.plugins()).all();
+    // One of the router's own stays what it is for all other workers.
+    const alike = plugins.find(
+      (one) => foldName(one.name) === foldName(name) && !(one.name === name && IN_ROUTER.has(name)),
+    );
+    if (alike !== undefined)
+      throw new IpcError(
+        "FAILED",
+        `provide ${name}: the plugin ${alike.name} has this name, or one that reads like it`,
+        {
+          hint: "choose another name",
+        },
+      );
+    const label = randomBytes(LABEL_BYTES).toString("hex");
+    const offer = { name, tools: parsed, skill, owner: groups === null ? pid : null, groups: groups ?? [] };
+    try {
+      const router = await this.#reachRouter();
+      await router.call("offer", [label, offer], null, { timeout: ROUTER_MS });
+    } catch (error) {
+      const { code, message, text = message } = error as { code?: unknown; message: string; text?: string };
+      if (code === "FAILED" || code === "LIMIT") throw new IpcError(code, text, { hint: "choose another name" });
+      throw new IpcError("NOT_RUNNING", `provide ${name}: the router does not answer: ${text}`, { cause: error });
+    }
+    return { label, socket: placeOf(this.#deps.registry().get(ROUTER)).shimSocket };
+  }
+
+  /** Of each plugin of which a policy grants this worker some tool, the text that says when to call which. */
+  async skills(tools: readonly string[], group: string, owner: number | null): Promise<ReadonlyMap<string, string>> {
+    const grants = new Grants(tools);
+    const replaced = await this.#replaced(group, owner);
+    const { plugins } = await (await this.#deps.plugins()).all();
+    const isGranted = ({ name, serving }: KnownPlugin): boolean =>
+      !replaced.includes(name) &&
+      serving?.manifest.provides.tools.some(
+        (tool) => grants.of({ plugin: name, manifest: { ...tool, name: `${name}.${tool.name}` } }).isGranted,
+      ) === true;
+    return new Map(
+      plugins.filter(isGranted).flatMap(({ name, serving }) => {
+        const text = skillOf(name, serving!.folder); // it has one: it is granted
+        return text === undefined ? [] : [[name, text] as const];
+      }),
+    );
+  }
+
+  /** Plugins that are not there for such a worker, since a program provides something in their place. */
+  async #replaced(group: string, owner: number | null): Promise<readonly string[]> {
+    if (this.#deps.registry().find(ROUTER)?.isAttached !== true) return [];
+    const asked = this.#reachRouter().then((router) => router.call<string[]>("replaced", [group, owner]));
+    // No worker waits long for a router that hangs.
+    return (
+      (await atMost(
+        REPLACED_MS,
+        asked.catch(() => undefined),
+      )) ?? []
+    );
   }
 
   /** Calls a tool as a user of this machine, through all stages. @throws IpcError if there is no router */
@@ -288,7 +364,7 @@ export class HostCalls implements Disposable {
     } finally {
       const spec = this.#plugins.spec(name);
       if (spec === undefined) await router?.call("withdraw", [name]);
-      else await router?.call("provide", [providedBy(name, spec.manifest)]);
+      else await router?.call("provide", [providedBy(spec)]);
       await router?.call("release", [name]);
     }
   }
@@ -363,8 +439,11 @@ export class HostCalls implements Disposable {
 }
 
 /** What the router has to know of a plugin. */
-function providedBy(name: string, { reads_files, provides: { tools } }: Manifest): object {
-  return { name, tools, reads_files };
+function providedBy(spec: PluginSpec): object {
+  const { name, folder, manifest } = spec;
+  const { reads_files, provides } = manifest;
+  const skill = skillOf(name, folder) ?? null;
+  return { name, tools: provides.tools, reads_files, skill, has_credential: needsOf(spec).credentials.length > 0 };
 }
 
 /** From now on it only answers: what it computes at its start it does by the usual slices. */
@@ -401,7 +480,8 @@ function admissionOf(worker: Worker, run: number): object {
   const policy = policyOf(worker);
   const { tools, group = worker.config.name, rates } = policy.host;
   return {
-    ...{ worker: worker.id, session: sessionOf(worker, run), group, tools, rates },
+    ...{ worker: worker.id, session: sessionOf(worker, run), group, owner: worker.config.owner, tools, rates },
+    is_unsafe: worker.config.unsafe_tools,
     ...{ policy: digestOf(policy), policy_name: policy.name },
     approval_ms: worker.config.approval_timeout ?? limit("approvalMs"),
     transport: worker.config.transport ?? "shm",

@@ -16,7 +16,7 @@ export type PluginDeps = {
   readonly hostCalls: HostCalls;
 };
 
-type Asked = { readonly uid: number };
+type Asked = { readonly uid: number; readonly pid: number };
 export type PluginTag = Extract<Tag, `Plugin${string}`>;
 
 export const PLUGIN_HANDLERS: {
@@ -54,6 +54,12 @@ export const PLUGIN_HANDLERS: {
   },
   PluginCall: async ({ tool, arguments: args, group }, { hostCalls }, { uid }) =>
     data(await hostCalls.ask(uid, tool, args, group ?? undefined)),
+  PluginProvide: async ({ name, tools, skill, groups }, deps, caller) => {
+    const { label, socket } = await recorded(deps, caller, { plugin: name, action: "provide" }, () =>
+      deps.hostCalls.provide(caller.pid, { name, tools, skill, groups }),
+    );
+    return { Success: { message: `Channels with this label provide ${name}`, label, socket } };
+  },
   PluginReload: async ({ name }, { hostCalls, plugins }) => {
     await plugins.get(name);
     await hostCalls.exchange(name);

@@ -82,7 +82,8 @@ function hostPort(host: string, port: number): string {
   return `${host.includes(":") ? `[${host}]` : host}:${port}`;
 }
 
-function needsOf({ name, folder, manifest, config }: PluginSpec): Needs {
+/** What it reaches and holds. */
+export function needsOf({ name, folder, manifest, config }: PluginSpec): Needs {
   const derived = folder === undefined ? NEEDS[name] : undefined;
   return derived?.(config) ?? { hosts: manifest.hosts, credentials: manifest.credentials, isPrivate: false, files: [] };
 }

@@ -1,6 +1,8 @@
 /** Tools that every session has, answered by the host itself. They tell a worker nothing but what is about itself. */
+import { limit } from "../base/limits.ts";
 import type { Rate } from "./buckets.ts";
 import { CORE, hostTool, type HostTool, type ToolManifest } from "./host-tools.ts";
+import type { JsonObject } from "./wire.ts";
 
 export type SessionFacts = {
   readonly worker: string;
@@ -13,13 +15,24 @@ export type SessionFacts = {
     readonly rate: Rate | undefined;
     readonly state: string;
   })[];
+  /** When to call the tools of a plugin. */
+  readonly skillOf: (plugin: string) => string | undefined;
   readonly calls: number;
   readonly under_way: number;
   /** By codes. */
   readonly refused: Readonly<Record<string, number>>;
 };
 
-const ANSWERS: Readonly<Record<string, readonly [description: string, answer: (facts: SessionFacts) => unknown]>> = {
+type Answer = readonly [
+  description: string,
+  answer: (facts: SessionFacts, args: { readonly after?: string }) => unknown,
+  properties?: Readonly<Record<string, object>>,
+];
+
+/** So that an answer of skill texts fits, whatever JSON makes of them. */
+const SKILLS_CHARS = limit("hostMessageBytes") / 12;
+
+const ANSWERS: Readonly<Record<string, Answer>> = {
   get_diagnostics: [
     "Your tools' plugins and their state, and how many calls you have made, have under way, and were refused, by code.",
     ({ tools, calls, under_way, refused }) => ({
@@ -35,6 +48,22 @@ const ANSWERS: Readonly<Record<string, readonly [description: string, answer: (f
       })),
     }),
   ],
+  get_skills: [
+    "Of each plugin whose tools you may call the text that says when to call which. If `next` is not null, there are more: `after` it.",
+    ({ tools, skillOf }, { after = "" }) => {
+      const skills: Record<string, string> = {};
+      let chars = 0;
+      for (const plugin of [...new Set(tools.map((tool) => tool.plugin))].toSorted()) {
+        const text = plugin > after ? skillOf(plugin) : undefined;
+        if (text === undefined) continue;
+        if (chars > SKILLS_CHARS) return { skills, next: Object.keys(skills).at(-1) };
+        skills[plugin] = text;
+        chars += text.length;
+      }
+      return { skills, next: null };
+    },
+    { after: { type: "string" } },
+  ],
   get_session_info: [
     "Who you are to the host: your worker's name, session and group, and how often you may call which tool.",
     ({ worker, session, group, opened_at, tools }) => ({
@@ -49,15 +78,15 @@ const ANSWERS: Readonly<Record<string, readonly [description: string, answer: (f
 };
 
 export const CORE_TOOLS: ReadonlyMap<string, HostTool> = new Map(
-  Object.entries(ANSWERS).map(([name, [description]]) => {
+  Object.entries(ANSWERS).map(([name, [description, , properties = {}]]) => {
     const tool = hostTool(CORE, {
       ...{ name, description, risk_level: "low", idempotent: true },
-      arguments_schema: { type: "object", properties: {}, additionalProperties: false },
+      arguments_schema: { type: "object", properties, additionalProperties: false },
     });
     return [tool.manifest.name, tool];
   }),
 );
 
-export function runCore(tool: HostTool, facts: SessionFacts): unknown {
-  return ANSWERS[tool.manifest.name.slice(CORE.length + 1)]![1](facts); // it is one of these
+export function runCore(tool: HostTool, facts: SessionFacts, args: JsonObject): unknown {
+  return ANSWERS[tool.manifest.name.slice(CORE.length + 1)]![1](facts, args); // it is one of these
 }

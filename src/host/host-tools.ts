@@ -19,6 +19,8 @@ export type ToolManifest = {
 
 export type HostTool = {
   readonly plugin: string;
+  /** Its plugin holds a credential. */
+  readonly hasCredential: boolean;
   /** As it is published, with its whole name. */
   readonly manifest: ToolManifest;
   /** The arguments as the schema completes them, or what is wrong with them. */
@@ -29,7 +31,7 @@ export type Checked =
   { readonly args: JsonObject; readonly wrong?: undefined } | { readonly wrong: string; readonly field: string };
 
 /** Compiles its schema, once. @throws if it is not JSON Schema */
-export function hostTool(plugin: string, manifest: ToolManifest): HostTool {
+export function hostTool(plugin: string, manifest: ToolManifest, hasCredential = false): HostTool {
   const schema = compileSchema(manifest.arguments_schema);
   const check = (args: JsonObject): Checked => {
     const { success, data, error } = schema.safeParse(args);
@@ -38,28 +40,37 @@ export function hostTool(plugin: string, manifest: ToolManifest): HostTool {
     const names = issue.code === "unrecognized_keys" ? [...path, issue.keys[0]!] : path;
     return { wrong: message.replace(/^\p{Lu}/u, (first) => first.toLowerCase()), field: names.map(String).join(".") };
   };
-  return { plugin, manifest: { ...manifest, name: `${plugin}.${manifest.name}` }, check };
+  return { plugin, hasCredential, manifest: { ...manifest, name: `${plugin}.${manifest.name}` }, check };
 }
+
+type Granted = { readonly isGranted: boolean; readonly rate: Rate | undefined };
+type Grantable = Pick<HostTool, "plugin" | "manifest"> & Partial<Pick<HostTool, "hasCredential">>;
 
 /** What a policy grants to a session. */
 export class Grants {
   readonly #tools: readonly RegExp[];
   readonly #rates: readonly (readonly [pattern: RegExp, rate: Rate])[];
-  readonly #known = new Map<string, { readonly isGranted: boolean; readonly rate: Rate | undefined }>();
+  readonly #isUnsafe: boolean;
+  readonly #known = new Map<string, Granted>();
 
   /**
    * @param tools globs of whole names, as `files.*`
    * @param rates by tool or glob; of several that fit the first one counts
+   * @param isUnsafe whether the worker may act as its user: then nothing of high risk, and nothing with a credential
    * @throws IpcError BAD_CONFIG for a rate that is none
    */
-  constructor(tools: readonly string[], rates: Readonly<Record<string, string>> = {}) {
+  constructor(tools: readonly string[], rates: Readonly<Record<string, string>> = {}, isUnsafe = false) {
+    this.#isUnsafe = isUnsafe;
     this.#tools = tools.map(globPattern);
     this.#rates = Object.entries(rates).map(([glob, rate]) => [globPattern(glob), parseRate(rate)]);
   }
 
   /** @param tool one that exists, so that what is remembered has an end */
-  of(tool: Pick<HostTool, "plugin" | "manifest">): { readonly isGranted: boolean; readonly rate: Rate | undefined } {
-    const { name } = tool.manifest;
+  of(tool: Grantable): Granted {
+    const { name, risk_level: risk } = tool.manifest;
+    // Not remembered: a plugin may be another one the next time.
+    if (this.#isUnsafe && (risk === "high" || tool.hasCredential === true))
+      return { isGranted: false, rate: undefined };
     let known = this.#known.get(name);
     if (known === undefined) {
       const isGranted = tool.plugin === CORE || this.#tools.some((pattern) => pattern.test(name));

@@ -75,6 +75,11 @@ const tool = z.strictObject({
   arguments_schema: schema,
 });
 
+export type ManifestTool = Readonly<z.output<typeof tool>>;
+
+const tools = z.array(tool).min(1).max(limit("pluginTools"));
+const providedShape = z.strictObject({ tools });
+
 const credential = z.string().max(limit("nameChars")).regex(CREDENTIAL, "is not of a to z, digits, '_' and '-'");
 
 const manifestShape = z.strictObject({
@@ -105,7 +110,7 @@ const manifestShape = z.strictObject({
     .boolean()
     .default(false)
     .meta({ description: "whether it reads the project files of the group that asks; each group has a process of it" }),
-  provides: z.strictObject({ tools: z.array(tool).min(1).max(limit("pluginTools")) }),
+  provides: z.strictObject({ tools }),
   config_schema: schema.optional().meta({ description: "of `config` in host.json; without it there is none" }),
 });
 
@@ -123,22 +128,8 @@ export function manifestJsonSchema(): object {
 export function parseManifest(plugin: string, text: string, where: string): Manifest {
   const fields = "the fields are in docs/plugin.schema.json";
   const manifest = parseWith(manifestShape, text, { where, bytesMax: limit("pluginManifestBytes"), hint: fields });
-  const bad = (place: string, what: string, hint = fields): IpcError =>
-    new IpcError("BAD_CONFIG", `${where}: ${place}: ${what}`, { hint });
-  const { tools } = manifest.provides;
-  for (const [index, one] of tools.entries()) {
-    const place = `provides.tools[${index}]`;
-    const alike = tools.slice(0, index).find((before) => foldName(before.name) === foldName(one.name));
-    if (alike !== undefined) throw bad(`${place}.name`, `${one.name} reads like ${alike.name} before it`, "rename one");
-    if (one.tables && !one.idempotent)
-      throw bad(`${place}.tables`, "is of a tool that is not idempotent, whose answer is kept", "leave it away");
-    requireClosed(one.arguments_schema, `${place}.arguments_schema`, bad);
-    try {
-      hostTool(plugin, { ...one, arguments_schema: one.arguments_schema });
-    } catch (error) {
-      throw bad(`${place}.arguments_schema`, `is not JSON Schema that can be used: ${(error as Error).message}`);
-    }
-  }
+  const bad: Bad = (place, what, hint = fields) => new IpcError("BAD_CONFIG", `${where}: ${place}: ${what}`, { hint });
+  requireTools(plugin, manifest.provides.tools, "provides.tools", bad);
   for (const key of ["hosts", "credentials"] as const) {
     const twice = manifest[key].find((one, index) => manifest[key].indexOf(one) < index);
     if (twice !== undefined) throw bad(key, `${twice} stands there twice`, "remove one");
@@ -166,7 +157,40 @@ export function parseConfig({ config_schema }: Manifest, config: JsonObject, pla
   });
 }
 
-type Bad = (place: string, what: string, hint: string) => IpcError;
+/** What a program provides by itself, without a manifest. @throws IpcError BAD_CONFIG */
+export function parseTools(plugin: string, tools: readonly unknown[]): readonly ManifestTool[] {
+  const where = `provide ${plugin}`;
+  const hint = "a tool has a description, a schema of its arguments, and perhaps risk, idempotent and a timeout";
+  const parsed = parseWith(providedShape, JSON.stringify({ tools }), {
+    ...{ where, bytesMax: limit("pluginManifestBytes"), hint },
+  });
+  const bad: Bad = (place, what, way = hint) =>
+    new IpcError("BAD_CONFIG", `${where}: ${place}: ${what}`, { hint: way });
+  const withTables = parsed.tools.findIndex((one) => one.tables);
+  if (withTables >= 0)
+    throw bad(`tools[${withTables}].tables`, "is for plugins: programs answer with JSON", "leave it away");
+  requireTools(plugin, parsed.tools, "tools", bad);
+  return parsed.tools;
+}
+
+/** Names that differ, and schemas that are closed and can be compiled. */
+function requireTools(plugin: string, tools: readonly ManifestTool[], where: string, bad: Bad): void {
+  for (const [index, one] of tools.entries()) {
+    const place = `${where}[${index}]`;
+    const alike = tools.slice(0, index).find((before) => foldName(before.name) === foldName(one.name));
+    if (alike !== undefined) throw bad(`${place}.name`, `${one.name} reads like ${alike.name} before it`, "rename one");
+    if (one.tables && !one.idempotent)
+      throw bad(`${place}.tables`, "is of a tool that is not idempotent, whose answer is kept", "leave it away");
+    requireClosed(one.arguments_schema, `${place}.arguments_schema`, bad);
+    try {
+      hostTool(plugin, { ...one, arguments_schema: one.arguments_schema });
+    } catch (error) {
+      throw bad(`${place}.arguments_schema`, `is not JSON Schema that can be used: ${(error as Error).message}`);
+    }
+  }
+}
+
+type Bad = (place: string, what: string, hint?: string) => IpcError;
 
 /** A field that nobody declared would reach the handler unchecked. */
 function requireClosed(schema: JsonObject, place: string, bad: Bad): void {

@@ -37,6 +37,13 @@ import {
 export type Host = {
   /** All that plugins provide now, by whole names. */
   readonly tools: ReadonlyMap<string, HostTool>;
+  /** What programs provide for some sessions only. To those a plugin of the same name is not there. */
+  readonly provided?: {
+    readonly find: (session: Session, name: string) => HostTool | undefined;
+    /** Whether something is provided for the session under the name of a plugin. */
+    readonly has: (session: Session, plugin: string) => boolean;
+    readonly all: (session: Session) => readonly HostTool[];
+  };
   readonly buckets: Buckets;
   /** Waits for a person. @returns why it must not be, or what somebody said yes to */
   readonly confirm: (call: Call) => Promise<Decision>;
@@ -53,6 +60,8 @@ export type Host = {
   readonly recordSoon?: (entry: AuditEntry) => void;
   /** State of a plugin, for diagnostics. */
   readonly stateOf: (plugin: string) => string;
+  /** When to call the tools of a plugin, or of what a program provides for this session. */
+  readonly skillOf?: (plugin: string, session: Session) => string | undefined;
   /** Milliseconds of Unix time. */
   readonly now: () => number;
   readonly newId: () => string;
@@ -63,6 +72,8 @@ export type Session = {
   readonly worker: string;
   readonly id: string;
   readonly group: string;
+  /** The process that owns the worker, which ends with it. */
+  readonly owner?: number | undefined;
   readonly grants: Grants;
   readonly policy: { readonly name: string; /** SHA-256 of all that it says. */ readonly digest: string };
   /** How long a person is asked about one of its calls. */
@@ -210,8 +221,16 @@ function topic(call: Call, host: Host): Refusal | undefined {
   if (!asked.startsWith(TOOL_TOPIC))
     return new Refusal("UNKNOWN_TOOL", `topic ${quote(asked)} does not begin with ${TOOL_TOPIC}`);
   const name = asked.slice(TOOL_TOPIC.length);
-  call.tool = CORE_TOOLS.get(name) ?? host.tools.get(name);
+  call.tool = toolOf(call, host, name);
   return call.tool === undefined ? new Refusal("UNKNOWN_TOOL", `there is no tool ${quote(name)}`) : undefined;
+}
+
+/** What a program provides for this session stands in the place of a plugin, and of all of it. */
+function toolOf({ of }: Call, host: Host, name: string): HostTool | undefined {
+  const tool = CORE_TOOLS.get(name) ?? host.provided?.find(of, name);
+  if (tool !== undefined) return tool;
+  const shared = host.tools.get(name);
+  return shared !== undefined && host.provided?.has(of, shared.plugin) === true ? undefined : shared;
 }
 
 function payload(call: Call, host: Host): Refusal | undefined {
@@ -268,7 +287,7 @@ function confirm(call: Call, host: Host): Promise<Refusal | undefined> | undefin
 function unapproved(call: Call, host: Host): Refusal | undefined {
   const { name, risk_level } = call.tool!.manifest; // by an earlier stage
   if (risk_level !== "high") return undefined;
-  const tool = host.tools.get(name);
+  const tool = toolOf(call, host, name);
   if (tool !== call.tool)
     return new Refusal(
       "PLUGIN_UNAVAILABLE",
@@ -283,7 +302,7 @@ function route(call: Call, host: Host): Ended | Promise<Ended> {
   try {
     const refusal = unapproved(call, host);
     if (refusal !== undefined) return refusal;
-    const result = call.tool!.plugin === CORE ? runCore(call.tool!, call.channel.facts()) : host.route(call);
+    const result = call.tool!.plugin === CORE ? runCore(call.tool!, call.channel.facts(), call.args) : host.route(call);
     if (!isThenable(result)) return resultOf(call, host, result);
     return Promise.resolve(result).then(
       (value) => resultOf(call, host, value),
@@ -475,13 +494,17 @@ export class HostChannel {
   /** @internal For the tools of the core: what a worker may know of itself. */
   facts(): SessionFacts {
     const { worker, id, group, grants } = this.#session;
-    const tools = [...CORE_TOOLS.values(), ...this.#host.tools.values()].filter((tool) => grants.of(tool).isGranted);
+    const provided = this.#host.provided?.all(this.#session) ?? [];
+    const replaced = new Set(provided.map(({ plugin }) => plugin));
+    const plugins = [...this.#host.tools.values()].filter(({ plugin }) => !replaced.has(plugin));
+    const tools = [...CORE_TOOLS.values(), ...plugins, ...provided].filter((tool) => grants.of(tool).isGranted);
     return {
       ...{ worker, session: id, group, opened_at: new Date(this.#openedMs).toISOString() },
       tools: tools.map(({ plugin, manifest }) => {
         const { rate } = grants.of({ plugin, manifest });
         return { ...manifest, plugin, rate, state: plugin === CORE ? "ready" : this.#host.stateOf(plugin) };
       }),
+      skillOf: (plugin) => this.#host.skillOf?.(plugin, this.#session),
       ...{ calls: this.#calls, under_way: this.#underWay.size, refused: Object.fromEntries(this.#refusals) },
     };
   }

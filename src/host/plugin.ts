@@ -47,8 +47,11 @@ export class ToolError extends Error {
   }
 }
 
-/** The arguments have been checked by the schema in the manifest. The answer is JSON. */
-export type Tool = (args: Readonly<Record<string, never>>, request: ToolRequest) => unknown;
+/** As a method, so that a tool may say of which type its arguments are: the schema in the manifest has checked them. */
+type ToolMethod = { run(args: Readonly<Record<string, unknown>>, request: ToolRequest): unknown };
+
+/** The answer is JSON. */
+export type Tool = ToolMethod["run"];
 
 /** What a plugin gets when it is started. */
 export type PluginStart<Config> = {

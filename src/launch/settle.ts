@@ -33,6 +33,7 @@ export type Preparation = {
       readonly umask?: number | null;
       readonly gid: number | null;
       readonly max_memory?: number | null;
+      readonly unsafe_tools?: boolean;
       readonly snapshot?: Snapshot | undefined;
     };
   /** The environment to build on. */
@@ -41,6 +42,8 @@ export type Preparation = {
   readonly baseUmask?: number | undefined;
   /** Variables that ipcctl adds. */
   readonly own: Readonly<Record<string, string>>;
+  /** Texts of plugins, for a worker whose policy grants tools. */
+  readonly skills?: string;
   /** The worker's own folder, if its policy has one. */
   readonly scratch: string;
   /** Other users cannot enter it. */
@@ -104,8 +107,10 @@ export function settle(wanted: Preparation): Settled {
   const variables = { project: app.cwd, home: homeOf(wanted.base) };
   const policyText = policyOf(withListener(app, wanted.asks), asWritten, variables, wanted.isOnce);
   const policy = loadPolicy(policyText, variables);
-  const own = policy.host.tools.length > 0 ? { ...wanted.own, ...askingBy(wanted) } : wanted.own;
-  requireToolsFit(wanted, policy, dirname(wanted.audit.folder));
+  const skills = policy.host.tools.length > 0 ? wanted.skills : undefined;
+  const toAsk = skills === undefined ? askingBy(wanted) : { ...askingBy(wanted), IPCCTL_SKILLS: skills };
+  const own = policy.host.tools.length > 0 ? { ...wanted.own, ...toAsk } : wanted.own;
+  const unsafe = requireToolsFit(wanted, policy, dirname(wanted.audit.folder));
   const { decided, environment, file } = settleEnvironment(wanted, launchable, asWritten, policy);
   const inherited = allowed(wanted.base, policy);
   const hidesFiles =
@@ -140,9 +145,12 @@ export function settle(wanted: Preparation): Settled {
     ? chooseWriter(policy, wanted.ownUser, wanted.fixedUser ?? wanted.ownUser, canMap ? mapLack : undefined)
     : undefined;
   const named = [...script, ...policy.files.read.map(({ path }) => path)];
-  const plan = compilePlan(policy, machine, {
+  const compiled = compilePlan(policy, machine, {
     scratch,
-    program: [...program.readable, ...behind, ...(asksByShell(policy) ? [IPC_COMMAND] : [])],
+    program: [
+      ...[...program.readable, ...behind, ...(asksByShell(policy) ? [IPC_COMMAND] : [])],
+      ...(skills === undefined ? [] : [skills]),
+    ],
     cwd: launch.cwd,
     isForked: snapshot !== undefined,
     secrets: credentialsFolderOf(dirname(wanted.audit.folder)),
@@ -150,6 +158,7 @@ export function settle(wanted: Preparation): Settled {
     isWriteMapped: writer?.isMapped === true,
     mapped: new Set(writer && canMap && !writer.isSomebody ? named.filter(isClosed).filter(canBeMapped) : []),
   });
+  const plan = unsafe === undefined ? compiled : { ...compiled, degraded: [...compiled.degraded, unsafe] };
   for (const path of [
     program.executable,
     dirname(wanted.audit.folder),
@@ -197,10 +206,15 @@ function withListener<T extends Governed>(app: T, asks: Preparation["asks"]): T 
 
 /**
  * Who can read the user's files can approve its own calls, and read what plugins hold.
+ * @returns what is less than usual about a worker that gets tools all the same, since somebody wants it so
  * @throws IpcError POLICY_REFUSED if its policy shows a worker with tools the home or the state folder; BAD_CONFIG,
  * USAGE
  */
-function requireToolsFit({ app, base, isOnce = false }: Preparation, policy: Policy, stateDir: string): void {
+function requireToolsFit(
+  { app, base, isOnce = false }: Preparation,
+  policy: Policy,
+  stateDir: string,
+): string | undefined {
   for (const [where, variables] of [
     ["env", app.env],
     [`policy ${policy.name}: env.set`, policy.env.set],
@@ -210,7 +224,7 @@ function requireToolsFit({ app, base, isOnce = false }: Preparation, policy: Pol
         hint: "leave it out; to choose a transport: --transport, or transport of the definition",
       });
   if (policy.host.tools.length === 0) {
-    if ((app.transport ?? null) === null) return;
+    if ((app.transport ?? null) === null) return undefined;
     throw new IpcError("BAD_CONFIG", `transport: ${app.transport} has no effect on a worker without tools`, {
       hint: "leave it out, or grant tools: --allow-tools=GLOB",
     });
@@ -223,12 +237,13 @@ function requireToolsFit({ app, base, isOnce = false }: Preparation, policy: Pol
   for (const folder of [homeOf(base), stateDir]) {
     const grant = granted.find(({ path }) => isBelow(folder, path));
     if (grant === undefined) continue;
-    throw new IpcError(
-      "POLICY_REFUSED",
-      `policy ${policy.name}: its grant of ${grant.path} shows ${folder}, so it cannot grant tools of the host`,
-      { hint: grant.path === "/" ? "--policy analysis" : "start it in a folder of its own, or take --policy strict" },
-    );
+    const shows = `its grant of ${grant.path} shows ${folder}`;
+    if (app.unsafe_tools === true) return `tools of the host: ${shows}, so it can act as the user`;
+    throw new IpcError("POLICY_REFUSED", `policy ${policy.name}: ${shows}, so it cannot grant tools of the host`, {
+      hint: grant.path === "/" ? "--policy analysis" : "start it in a folder of its own, or take --policy strict",
+    });
   }
+  return undefined;
 }
 
 /**

@@ -202,6 +202,31 @@ export async function join(
   }
 }
 
+/**
+ * Opens a channel between a worker and this program, which serves it: the worker gets the client's end.
+ * @returns this program's end; undefined if the worker did not take the other one
+ * @throws IpcError NOT_RUNNING, DEADLINE
+ */
+export async function lead(
+  { name, shimSocket }: Place,
+  label: string,
+  capacity: number,
+  timeoutMs: number,
+): Promise<OpenSegment | undefined> {
+  const { ours, theirs } = makeSegment(SEGMENT_VERSION, capacity);
+  const [segment, bell, descriptors, life] = theirs;
+  let isTaken = false;
+  try {
+    using shim = await ShimDoor.open(shimSocket, name, timeoutMs);
+    const relay = openPayload(SEGMENT_VERSION, Buffer.from(label), "relay", capacity);
+    isTaken = (await shim.offer(relay, [segment, ours.bell, ours.descriptors, ours.life!])) === 0; // it was made here
+    return isTaken ? { ...ours, bell, descriptors, life: undefined } : undefined;
+  } finally {
+    closeSegment(ours);
+    for (const fd of isTaken ? [segment, life] : theirs) closeFd(fd);
+  }
+}
+
 /** `undefined` if nothing listens there or the folder does not exist. */
 function connectTo(path: string): number | undefined {
   let reachable: ReturnType<typeof reachablePath>;

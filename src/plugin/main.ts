@@ -11,6 +11,7 @@ import { IpcError } from "../base/errors.ts";
 import * as plugin from "../host/plugin.ts";
 import type { PluginAnswer, PluginRequest, PluginSetup } from "../host/plugin-calls.ts";
 import { Redactor } from "../host/redact.ts";
+import { answerWith, said } from "../host/tool-answer.ts";
 import { SealedWriter } from "../plane/sealed-writer.ts";
 import type { Sealed } from "../plane/sealed.ts";
 import { serve } from "../runtime/serve.ts";
@@ -39,34 +40,22 @@ void serve({
     await starting; // another router may have come meanwhile, and asks the same
     return Object.keys(running!.tools);
   },
-  invoke: async (tool: string, args: string, request: PluginRequest): Promise<PluginAnswer> => {
+  invoke: (tool: string, args: string, request: PluginRequest): Promise<PluginAnswer> => {
     const context = callContext();
-    try {
-      const run = running !== undefined && Object.hasOwn(running.tools, tool) ? running.tools[tool] : undefined;
-      if (run === undefined) throw new Error(`the handler has no tool ${tool}`);
-      const result: unknown = await run(JSON.parse(args) as Record<string, never>, {
-        ...request,
-        get signal() {
-          return context.signal; // made for whoever asks for it
-        },
-      });
-      if (result instanceof plugin.TableAnswer) return { json: jsonOf(result.answer), table: tableOf(result.table) };
-      return { json: jsonOf(result) };
-    } catch (error) {
-      if (!(error instanceof plugin.ToolError)) return { crash: said(error) };
-      // By its types it says strings; but it comes from a handler.
-      const { code, message, retriable, field } = error as { readonly [Key in keyof plugin.ToolError]: unknown };
-      const told = redactor.value({ message: String(message), field: typeof field === "string" ? field : "" });
-      const { message: text, field: where } = told.value as { message: string; field: string }; // only texts went in
-      return {
-        refusal: {
-          code: String(code),
-          message: text,
-          retriable: retriable === true,
-          field: where === "" ? null : where,
-        },
-      };
-    }
+    return answerWith(
+      () => {
+        const run = running !== undefined && Object.hasOwn(running.tools, tool) ? running.tools[tool] : undefined;
+        if (run === undefined) throw new Error(`the handler has no tool ${tool}`);
+        return run(JSON.parse(args) as Record<string, never>, {
+          ...request,
+          get signal() {
+            return context.signal; // made for whoever asks for it
+          },
+        });
+      },
+      redactor,
+      tableOf,
+    );
   },
   /** What is wrong with its credential or its service; null if nothing is. */
   verify: async (): Promise<string | null> => {
@@ -74,7 +63,7 @@ void serve({
       await running?.verify?.();
       return null;
     } catch (error) {
-      return said(error);
+      return said(error, redactor);
     }
   },
   shutDown: async (): Promise<void> => {
@@ -92,7 +81,7 @@ async function setUp({ config, credentials, secrets, data, contents, isGuarded }
     if (typeof start !== "function") throw new Error("handler.ts exports no function as its default");
     running = await start({ config, credentials, data, contents, isGuarded });
   } catch (error) {
-    throw new IpcError("FAILED", `the handler did not start (${names.length} credentials): ${said(error)}`);
+    throw new IpcError("FAILED", `the handler did not start (${names.length} credentials): ${said(error, redactor)}`);
   }
 }
 
@@ -115,12 +104,6 @@ function redactOutput(): void {
   };
   process.on("uncaughtException", end);
   process.on("unhandledRejection", end);
-}
-
-function jsonOf(answer: unknown): string {
-  const json = JSON.stringify(answer) as string | undefined;
-  if (json === undefined) throw new Error("the answer is not JSON");
-  return redactor.json(json).value;
 }
 
 /** In tables nothing is replaced: one that holds a credential, as it is, does not leave. Encodings are not sought. */
@@ -162,15 +145,4 @@ async function load(place: string): Promise<Handler> {
     default:
       return (await import(pathToFileURL(join(place, "handler.ts")).href)) as Handler;
   }
-}
-
-/** An error of the handler, for the audit and for people. */
-function said(error: unknown): string {
-  let text = "something that cannot be printed";
-  try {
-    text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  } catch {
-    // Whatever it is.
-  }
-  return redactor.text(text).value;
 }

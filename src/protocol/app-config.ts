@@ -177,6 +177,9 @@ export const appShape = z.strictObject({
     .meta({ description: "tools of plugins that it may call, as files.read or files.*, beside those of its policy" }),
   tool_group: maybe(z.string().min(1)).meta({ description: "whose data its tools work on; default: that of its name" }),
   transport: maybe(z.enum(TRANSPORTS)).meta({ description: "how it asks the host for its tools; default: shm" }),
+  unsafe_tools: z.boolean().default(false).meta({
+    description: "grants tools under a policy that shows the user's files too: of low risk, and without a credential",
+  }),
   approval_timeout: maybe(durationUpTo(limit("approvalMs"))).meta({
     description: "how long a person is asked about a call of high risk; default: five minutes, which is the longest",
   }),

@@ -289,6 +289,26 @@ export const VERBS = {
     says: "calls a tool as this user, through all stages; `group` is whose data it works on",
     risk: "operate",
   },
+  PluginProvide: {
+    fields: z.object({
+      name,
+      tools: z.array(z.record(z.string(), z.json())).max(limit("pluginTools")),
+      skill: z
+        .string()
+        .refine((text) => Buffer.byteLength(text) <= limit("skillBytes"), `at most ${limit("skillBytes")} bytes`)
+        .nullish()
+        .transform((value) => value ?? null),
+      groups: z
+        .array(z.string().min(1))
+        .min(1)
+        .max(limit("provisionGroups"))
+        .nullish()
+        .transform((value) => value ?? null),
+    }),
+    answer: success({ label: z.string(), socket: z.string() }),
+    says: "lets the caller provide tools as a plugin of this name would, to workers of these tool groups, or to the ephemeral ones that it owns: it serves them on a channel that it opens under the label by this socket of a shim",
+    risk: "operate",
+  },
   PluginReload: {
     fields: z.object({ name }),
     answer: success({}),

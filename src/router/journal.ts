@@ -24,6 +24,7 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID
 `;
 const BUCKETS = "buckets";
+const PROVISIONS = "provisions";
 
 type Begun = Pick<Call, "session" | "correlation" | "bytes">;
 type Row = { readonly hash: string; readonly answer: string | null };
@@ -95,6 +96,16 @@ export class Journal implements Disposable {
   get savedBuckets(): readonly SavedBucket[] {
     const row = this.#db.query<{ value: string }, [string]>("SELECT value FROM kept WHERE name = ?").get(BUCKETS);
     return row === null ? [] : (JSON.parse(row.value) as SavedBucket[]);
+  }
+
+  /** What programs provide, so that the next router knows of it before they have provided it there. */
+  saveProvisions(offers: readonly unknown[]): void {
+    couldRun(() => this.#db.run("INSERT OR REPLACE INTO kept VALUES (?, ?)", [PROVISIONS, JSON.stringify(offers)]));
+  }
+
+  get savedProvisions(): readonly unknown[] {
+    const row = this.#db.query<{ value: string }, [string]>("SELECT value FROM kept WHERE name = ?").get(PROVISIONS);
+    return row === null ? [] : (JSON.parse(row.value) as unknown[]);
   }
 
   #prune(): void {

@@ -33,6 +33,8 @@ async function begin(stateDir: string): Promise<void> {
     hold: (name: string, drainMs: number) => router.hold(name, drainMs),
     release: (name: string) => router.release(name),
     withdraw: (name: string) => router.withdraw(name),
+    offer: (label: string, what: unknown) => router.offer(label, what),
+    replaced: (group: string, owner: number | null) => router.replaced(group, owner),
     expect: (label: string, [name, group]: [string, string | null]) => router.expect(label, name, group),
     waiting: () => router.asking.waiting,
     // It lasts as long as the daemon, whose functions it lends us.

@@ -8,6 +8,8 @@ import { z } from "zod";
 import { ChannelTransport } from "../calls/channel-transport.ts";
 import { CallClient } from "../calls/client.ts";
 import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
+import { atMost } from "../base/patience.ts";
 import type { HostTool } from "../host/host-tools.ts";
 import { ToolError } from "../host/plugin.ts";
 import type { PluginRequest } from "../host/plugin-calls.ts";
@@ -17,6 +19,9 @@ import { Refusal } from "../host/wire.ts";
 import { Channel } from "../plane/channel.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { Sealed } from "../plane/sealed.ts";
+
+/** How long whoever serves a channel may take to say so. */
+const HELLO_MS = 30_000;
 
 /** A plugin is code of somebody else: its answers are looked at as those of a worker. */
 const answer = z.union([
@@ -66,8 +71,8 @@ export type FilesNamed = (group: string, texts: readonly string[]) => Promise<re
 /** One process for each group, which reads its files. */
 export type OfGroup = { readonly group: string; readonly files: FilesNamed };
 
-/** The process of the plugin ended after it was asked. */
-class Gone extends Error {}
+/** Who was asked ended after that. */
+export class Gone extends Error {}
 
 /** The worker that asks, the router, and the plugin. */
 const THREE_MAY_BE_AWAKE = availableParallelism() > 2;
@@ -151,14 +156,9 @@ export class PluginLink implements LinkedPlugin {
     const transport = await ChannelTransport.open((listener) => Channel.client(segment, listener));
     transport.tellAwake(1); // a worker waits for us
     this.#transport = transport;
-    const client: CallClient = new CallClient(transport, {
-      name: this.name,
-      onClose: () => {
-        if (this.#client === client) this.#client = undefined;
-      },
+    return await openClient(transport, this.name, (client) => {
+      if (this.#client === client) this.#client = undefined;
     });
-    await client.hello;
-    return client;
   }
 
   /**
@@ -226,48 +226,17 @@ export class PluginLink implements LinkedPlugin {
     }
   }
 
-  async #dispatch(client: CallClient, call: Call, files: readonly GroupFile[] | undefined): Promise<unknown> {
-    const { name, idempotent } = call.tool!.manifest; // as above
-    const tool = name.slice(this.name.length + 1);
-    const timeout = this.#timeoutMs.get(tool)!; // each tool has one
-    const { worker, session, group, correlation } = call;
-    const request: PluginRequest = { worker, session, group, correlation, ...(files && { files }) };
-    let said: unknown;
-    const number = client.nextNumber;
-    const answered = client.call("invoke", [tool, JSON.stringify(call.args), request]);
-    const timer = setTimeout(() => client.giveUp(number, LATE), timeout);
-    // Who gives it up is answered at once. The plugin is told, and what it says then is how it ended, for the audit.
-    call.onGivenUp = () => client.cancel(number);
-    try {
-      said = await answered;
-    } catch (error) {
-      if ((error as { code?: unknown }).code === "CONNECTION_LOST") throw new Gone();
-      if (error !== LATE) throw error;
-      // It must not go on with what nobody waits for any more, and gets nothing else before it is killed.
+  #dispatch(client: CallClient, call: Call, files: readonly GroupFile[] | undefined): Promise<unknown> {
+    const timeoutMs = this.#timeoutMs.get(call.tool!.manifest.name.slice(this.name.length + 1))!; // each tool has one
+    // It must not go on with what nobody waits for any more, and gets nothing else before it is killed.
+    const onLate = (): void => {
       if (this.#client === client) this.#client = undefined;
       void this.#desk().then(
         ({ kill }) => kill(this.name, this.#of?.group ?? null),
         () => undefined,
       );
-      return idempotent
-        ? new Refusal("PLUGIN_TIMEOUT", `${name} has not answered within ${timeout / 1000} s`)
-        : new Refusal("UNKNOWN_OUTCOME", `${name} has not answered within ${timeout / 1000} s`);
-    } finally {
-      clearTimeout(timer);
-      call.onGivenUp = undefined;
-    }
-    const data = answerOf(said);
-    if (data === undefined) throw new Error(`the plugin ${this.name} sent something that is not an answer`);
-    if ("json" in data) return this.#resultOf(call, data);
-    if ("crash" in data) throw new Error(data.crash);
-    const { code, message, retriable, field } = data.refusal;
-    throw new ToolError(code, message, { retriable, ...(field === null ? {} : { field }) });
-  }
-
-  #resultOf(call: Call, { json, table }: { readonly json: string; readonly table?: Sealed | undefined }): JsonResult {
-    if (table === undefined || call.tool!.manifest.tables === true) return new JsonResult(json, table);
-    table[Symbol.dispose]();
-    throw new Error(`the plugin ${this.name} sent a table, and its manifest does not say that it does`);
+    };
+    return dispatch(client, call, { plugin: this.name, timeoutMs, onLate, files });
   }
 }
 
@@ -277,10 +246,76 @@ function textsIn(value: unknown): string[] {
   return typeof value === "object" && value !== null ? Object.values(value).flatMap(textsIn) : [];
 }
 
+/** How a call is passed on. */
+export type Dispatch = {
+  readonly plugin: string;
+  readonly timeoutMs: number;
+  /** Nobody waits for what it does any more. */
+  readonly onLate: () => void;
+  /** Of its group, for a plugin that reads them. */
+  readonly files?: readonly GroupFile[] | undefined;
+};
+
+/**
+ * Has it carried out by whoever serves at the other end.
+ * @throws Gone if that ends; what it refuses, or failed with
+ */
+export async function dispatch(client: CallClient, call: Call, how: Dispatch): Promise<unknown> {
+  const { name, idempotent } = call.tool!.manifest; // a stage before has found it
+  const { plugin, timeoutMs: timeout, files } = how;
+  const { worker, session, group, correlation } = call;
+  const request: PluginRequest = { worker, session, group, correlation, ...(files && { files }) };
+  let said: unknown;
+  const number = client.nextNumber;
+  const answered = client.call("invoke", [name.slice(plugin.length + 1), JSON.stringify(call.args), request]);
+  const timer = setTimeout(() => client.giveUp(number, LATE), timeout);
+  // Who gives it up is answered at once. The other side is told, and what it says then is how it ended, for the audit.
+  call.onGivenUp = () => client.cancel(number);
+  try {
+    said = await answered;
+  } catch (error) {
+    if ((error as { code?: unknown }).code === "CONNECTION_LOST") throw new Gone();
+    if (error !== LATE) throw error;
+    how.onLate();
+    return idempotent
+      ? new Refusal("PLUGIN_TIMEOUT", `${name} has not answered within ${timeout / 1000} s`)
+      : new Refusal("UNKNOWN_OUTCOME", `${name} has not answered within ${timeout / 1000} s`);
+  } finally {
+    clearTimeout(timer);
+    call.onGivenUp = undefined;
+  }
+  const data = answerOf(said);
+  if (data === undefined) throw new Error(`the plugin ${plugin} sent something that is not an answer`);
+  if ("json" in data) return resultOf(call, plugin, data);
+  if ("crash" in data) throw new Error(data.crash);
+  const { code, message, retriable, field } = data.refusal;
+  throw new ToolError(code, message, { retriable, ...(field === null ? {} : { field }) });
+}
+
+type Told = { readonly json: string; readonly table?: Sealed | undefined };
+
+function resultOf(call: Call, plugin: string, { json, table }: Told): JsonResult {
+  if (table === undefined || call.tool!.manifest.tables === true) return new JsonResult(json, table);
+  table[Symbol.dispose]();
+  throw new Error(`the plugin ${plugin} sent a table, and its manifest does not say that it does`);
+}
+
 /** What the kernel knows already is heard, such as the end of a process: two turns of the event loop. */
-async function news(): Promise<void> {
+export async function news(): Promise<void> {
   await turn();
   await turn();
+}
+
+/** The calling end of a channel, once the other side has said hello. */
+export async function openClient(
+  transport: ChannelTransport,
+  name: string,
+  onClose: (client: CallClient) => void,
+): Promise<CallClient> {
+  const client: CallClient = new CallClient(transport, { name, onClose: () => onClose(client) });
+  if ((await atMost(HELLO_MS, client.hello)) !== undefined) return client;
+  client[Symbol.dispose]();
+  throw new Error(`${name} has not said within ${HELLO_MS / 1000} s that it serves`);
 }
 
 /** Undefined if it is none. What nearly all of them are is seen at once. */
@@ -298,9 +333,14 @@ export function requireProvided(value: unknown): z.infer<typeof provided> {
 }
 
 const TIMEOUT_S = 30;
-const provided = z.strictObject({
+/** A plugin, or what a program provides. */
+export const provided = z.strictObject({
   name: z.string(),
   reads_files: z.boolean().default(false),
+  /** It holds one, which none may use whose calls nobody can hold to what is granted. */
+  has_credential: z.boolean().default(false),
+  /** When to call its tools. */
+  skill: z.string().max(limit("skillBytes")).nullable().default(null),
   tools: z.array(
     z.object({
       name: z.string(),

@@ -11,8 +11,11 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { TRANSPORTS } from "../base/transports.ts";
 import { Buckets } from "../host/buckets.ts";
-import { Grants, hostTool, type HostTool } from "../host/host-tools.ts";
+import { CORE, Grants, hostTool, type HostTool } from "../host/host-tools.ts";
+import { foldName } from "../host/manifest.ts";
 import { HostChannel, type Host, type Session } from "../host/pipeline.ts";
+import { skillOf } from "../host/skills.ts";
+import { Refusal } from "../host/wire.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { Pipe } from "../plane/pipe.ts";
 import { BrokenChannel } from "../plane/ring.ts";
@@ -28,6 +31,7 @@ import {
   type LinkedPlugin,
   type Plugin,
 } from "./plugin-link.ts";
+import { Provisions } from "./provisions.ts";
 
 /**
  * So many requests of one worker, or bytes of them, are taken before the others have their turn: more would not make
@@ -49,9 +53,13 @@ const admission = z.strictObject({
   worker: z.string().min(1),
   session: z.string().min(1),
   group: z.string().min(1),
+  /** The process that owns it. */
+  owner: z.int().nullable(),
   /** Globs of whole names. */
   tools: z.array(z.string()),
   rates: z.record(z.string(), z.string()),
+  /** It may act as its user. */
+  is_unsafe: z.boolean(),
   /** SHA-256 of its policy. */
   policy: z.string(),
   policy_name: z.string(),
@@ -74,9 +82,12 @@ export class Router {
   readonly #host: Host;
   /** What the plugins of {@link provide} are, so that a change is seen. */
   readonly #definitions = new Map<string, string>();
+  /** When to call the tools of those. */
+  readonly #skills = new Map<string, string>();
   /** Plugins whose channels will be relayed, by label. */
   readonly #expected = new Map<string, PluginLink>();
   #desk = Promise.withResolvers<Desk>();
+  readonly #provisions: Provisions;
   readonly #admitted = new Map<string, Admitted>();
   readonly #open = new Set<Open>();
   /** Of runs that ask by the daemon, by their sessions. */
@@ -112,17 +123,25 @@ export class Router {
     };
     const buckets: Buckets = new Buckets(Date.now, () => (saving ??= setTimeout(save, SAVE_MS)));
     buckets.restore(journal.savedBuckets);
+    this.#provisions = new Provisions((offers) => journal.saveProvisions(offers));
+    this.#provisions.restore(journal.savedProvisions);
     const born = randomUUID().slice(0, 8);
     this.#host = {
       tools: this.#tools,
+      provided: {
+        find: (session, name) => this.#provisions.find(session, name),
+        has: (session, plugin) => this.#provisions.has(session, plugin),
+        all: (session) => this.#provisions.all(session),
+      },
       buckets,
       confirm: (call) => this.asking.ask(call),
       route: (call) => {
-        const { plugin: name, manifest } = call.tool!; // a stage before has found it
-        const plugin = this.#plugins.get(name)!;
-        this.#routed = plugin;
-        if (manifest.idempotent) return plugin.call(call, () => undefined);
-        return journal.known(call) ?? plugin.call(call, () => journal.begin(call));
+        const tool = call.tool!; // a stage before has found it
+        const provider = this.#provisions.providerOf(tool) ?? this.#plugins.get(tool.plugin);
+        if (provider === undefined) return new Refusal("PLUGIN_UNAVAILABLE", `nobody provides ${tool.plugin} any more`);
+        this.#routed = provider;
+        if (tool.manifest.idempotent) return provider.call(call, () => undefined);
+        return journal.known(call) ?? provider.call(call, () => journal.begin(call));
       },
       onAnswered: (call, text) => {
         if (!call.tool!.manifest.idempotent) journal.answered(call, text);
@@ -132,7 +151,11 @@ export class Router {
         return record([entry]);
       },
       recordSoon: (entry) => void this.#unrecorded.push(entry),
-      stateOf: (plugin) => this.#plugins.get(plugin)?.state ?? "off",
+      stateOf: (plugin) => this.#plugins.get(plugin)?.state ?? "ready", // what programs provide is there
+      skillOf: (plugin, session) =>
+        this.#plugins.has(plugin) && !this.#provisions.has(session, plugin)
+          ? (this.#skills.get(plugin) ?? skillOf(plugin, undefined))
+          : this.#provisions.skillOf(plugin, session),
       now: Date.now,
       newId: () => `${born}-${this.#next++}`,
     };
@@ -167,14 +190,16 @@ export class Router {
    * @throws IpcError BAD_REQUEST
    */
   provide(value: unknown): void {
-    const { name, tools, reads_files } = requireProvided(value);
-    const definition = JSON.stringify([tools, reads_files]);
+    const { name, tools, reads_files, skill, has_credential: hasCredential } = requireProvided(value);
+    const definition = JSON.stringify({ tools, reads_files, skill, hasCredential });
     if (this.#definitions.get(name) === definition) return; // of a daemon that came anew
     if (this.#plugins.has(name) && !this.#links.has(name))
       throw new IpcError("BAD_REQUEST", `provide: ${name} is a plugin that comes with ipcctl`);
     this.withdraw(name);
+    this.#provisions.yield(name);
     this.#definitions.set(name, definition);
-    const provided = tools.map((tool) => hostTool(name, tool));
+    if (skill !== null) this.#skills.set(name, skill);
+    const provided = tools.map((tool) => hostTool(name, tool, hasCredential));
     const timeouts = new Map(tools.map((tool) => [tool.name, tool.timeout_s * 1000]));
     const reach = (): Promise<Desk> => this.#reachDesk();
     const end = (group: string): void =>
@@ -259,6 +284,7 @@ export class Router {
     this.#plugins.delete(name);
     this.#links.delete(name);
     this.#definitions.delete(name);
+    this.#skills.delete(name);
     plugin.close();
     for (const { manifest } of plugin.tools) this.#tools.delete(manifest.name);
   }
@@ -269,6 +295,25 @@ export class Router {
     if (plugin === undefined) throw new IpcError("NOT_FOUND", `expect: there is no plugin ${name}`);
     this.#expected.set(label, plugin);
     setTimeout(() => this.#expected.delete(label), ADMITTED_MS).unref();
+  }
+
+  /**
+   * The next channel under this label leads to a program that provides these tools for some workers.
+   * @throws IpcError BAD_REQUEST; FAILED if the name is taken; LIMIT
+   */
+  offer(label: string, value: unknown): void {
+    this.#provisions.offer(label, value, (name) => this.#isPlugin(name));
+  }
+
+  /** Whether a plugin keeps a program from this name. One that comes with ipcctl keeps only what reads like its own. */
+  #isPlugin(name: string): boolean {
+    const isTaken = (one: string): boolean => one !== name || one === CORE || this.#links.has(one);
+    return [CORE, ...this.#plugins.keys()].some((one) => foldName(one) === foldName(name) && isTaken(one));
+  }
+
+  /** The plugins in whose place programs provide something for workers of this group, or of this process. */
+  replaced(group: string, owner: number | null): string[] {
+    return [...this.#plugins.keys()].filter((name) => this.#provisions.has({ group, owner: owner ?? undefined }, name));
   }
 
   async #reachDesk(): Promise<Desk> {
@@ -283,6 +328,10 @@ export class Router {
     if (plugin !== undefined) {
       this.#expected.delete(label);
       return void plugin.relay(segment);
+    }
+    if (this.#provisions.isOffered(label)) {
+      const isPlugin = (name: string): boolean => this.#isPlugin(name);
+      return void this.#provisions.relay(label, segment, isPlugin).catch(() => undefined); // its program has ended
     }
     const pipe = Pipe.over(label, segment, true);
     const admitted = this.#admitted.get(label);
@@ -363,10 +412,11 @@ export class Router {
 }
 
 function sessionOf(admission: Admission): Session {
-  const { worker, session: id, group, policy_name: name, policy: digest, approval_ms: approvalMs } = admission;
-  const grants = new Grants(admission.tools, admission.rates);
+  const { worker, session: id, group, owner, policy_name: name, policy: digest, approval_ms: approvalMs } = admission;
+  const grants = new Grants(admission.tools, admission.rates, admission.is_unsafe);
   const hasCamelKeys = admission.transport !== "shm";
-  return { worker, id, group, grants, policy: { name, digest }, approvalMs, hasCamelKeys };
+  const policy = { name, digest };
+  return { worker, id, group, owner: owner ?? undefined, grants, policy, approvalMs, hasCamelKeys };
 }
 
 /** What is to be sent to one worker, in order. */

@@ -36,7 +36,7 @@ export async function startShipped(dataDir: string): Promise<Map<string, Plugin>
       tools: (manifest.provides.tools as readonly ToolManifest[]).map((tool) => hostTool(name, tool)),
       call: (call, begin) => {
         begin();
-        return tools[call.tool!.manifest.name.slice(name.length + 1)]!(call.args as never, call); // as declared
+        return tools[call.tool!.manifest.name.slice(name.length + 1)]!(call.args, call); // as declared
       },
     });
   }

@@ -17,6 +17,7 @@ import { instancesOf, Verbs } from "../sdk/verbs.ts";
 import type { Feed } from "./feed.ts";
 import { hasEnded, Ownership } from "./ownership.ts";
 import { BEGIN_MS, errorOfEnd, PythonWorker, REOPEN_MS, type AnyFunctions, type Attach } from "./python-worker.ts";
+import { ProgramHost } from "./provide.ts";
 import { openEvents, readLogs, type EventOptions, type IpcEvent, type LogEntry, type LogOptions } from "./watch.ts";
 import { atMost, sleep } from "../base/patience.ts";
 
@@ -73,8 +74,10 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   readonly #open: Open | undefined;
   #opening: Promise<Connection> | undefined;
   #isDisposed = false;
-  /** Open workers and feeds. */
+  /** Open workers and feeds, and what is provided. */
   readonly #opened = new Set<Disposable>();
+  /** What workers ask of the host, as far as this program answers it. */
+  readonly host = new ProgramHost(this, () => this.#another(false), this.#opened);
   /** Subscriptions that the daemon has not confirmed yet: later requests must wait for them. */
   readonly #subscribing = new Set<Promise<void>>();
 

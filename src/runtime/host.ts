@@ -423,12 +423,36 @@ async function tools(options: HostCallOptions = {}): Promise<HostTool[]> {
   return (await call<{ tools: HostTool[] }>("core.list_tools", {}, options)).tools;
 }
 
-const verbs = { call, batch, tools };
+async function skills(options: HostCallOptions = {}): Promise<Record<string, string>> {
+  const all: Record<string, string> = {};
+  for (let after: string | null = ""; after !== null;) {
+    const page: { skills: Record<string, string>; next: string | null } = await call(
+      "core.get_skills",
+      { after },
+      options,
+    );
+    Object.assign(all, page.skills);
+    after = page.next;
+  }
+  return all;
+}
+
+const verbs = { call, batch, tools, skills };
 
 /** The tools of one plugin by their names. */
 export type HostPlugin = {
   readonly [tool: string]: <T = unknown>(args?: HostArguments, options?: HostCallOptions) => Promise<T>;
 };
+
+/**
+ * The plugins whose tools are declared: `ipcctl types --tools` writes them. As long as there are none, the names of all
+ * plugins and tools are taken as they come.
+ */
+// oxlint-disable-next-line typescript/no-empty-object-type -- declarations of tools add to it
+export interface HostPlugins {}
+
+/** What of {@link host} follows from the plugins. */
+export type HostFacade = keyof HostPlugins extends never ? { readonly [plugin: string]: HostPlugin } : HostPlugins;
 
 /** What a worker may ask the host for. A call says what it wants and nothing of who asks: the host knows that. */
 export type HostCalls = {
@@ -447,6 +471,8 @@ export type HostCalls = {
   ) => Promise<unknown[]>;
   /** What this worker may call, with the JSON Schema of the arguments: the answer of `core.list_tools`. */
   readonly tools: (options?: HostCallOptions) => Promise<HostTool[]>;
+  /** By plugin, when to call which of its tools: Markdown, which the folder `IPCCTL_SKILLS` has as files too. */
+  readonly skills: (options?: HostCallOptions) => Promise<Record<string, string>>;
 };
 
 /**
@@ -455,7 +481,7 @@ export type HostCalls = {
  */
 export const host = new Proxy(verbs, {
   get: (_, name) => (Object.hasOwn(verbs, name) ? verbs[name as keyof typeof verbs] : memberOf(name, pluginOf)),
-}) as HostCalls & { readonly [plugin: string]: HostPlugin };
+}) as HostCalls & HostFacade;
 
 function pluginOf(plugin: string): HostPlugin {
   const toolOf = (tool: string): HostPlugin[string] => {

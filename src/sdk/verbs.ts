@@ -231,6 +231,19 @@ export abstract class Verbs {
     return query(this, "PluginCall", { tool, arguments: args as never, group: group ?? null });
   }
 
+  /**
+   * For what serves them: where it opens the channel, and the label that it gives that.
+   * @param groups null for the workers that this process owns
+   */
+  async provide(
+    name: string,
+    tools: readonly object[],
+    groups: readonly string[] | null,
+    skill: string | null = null,
+  ): Promise<{ readonly label: string; readonly socket: string }> {
+    return await ask(this, "PluginProvide", { name, tools: tools as never, skill, groups: groups as string[] | null });
+  }
+
   /** Ends its process once nothing is under way in it; the next call starts what is accepted then. */
   async reloadPlugin(name: string): Promise<void> {
     await ask(this, "PluginReload", { name });

@@ -1,6 +1,6 @@
 /** The tools of the plugins `postgres` and `mysql`: bounded in time, rows, bytes and connections. */
 import { limit } from "../base/limits.ts";
-import { ToolError, type Running, type Tool, type ToolRequest } from "../host/plugin.ts";
+import { ToolError, type Running, type ToolRequest } from "../host/plugin.ts";
 import { answerOf, answerOfChange } from "./answer.ts";
 import type { Database, Param, Statement, Words } from "./statements.ts";
 import { tableOf } from "./rows-as-table.ts";
@@ -92,7 +92,7 @@ export function sqlTools(config: SqlConfig, database: Database): Running {
     },
   };
   return {
-    tools: tools as unknown as Readonly<Record<string, Tool>>, // the manifests have the types of their arguments
+    tools, // the manifests have the types of their arguments
     verify: async () => {
       try {
         await inTurn(new AbortController().signal, (stop) =>

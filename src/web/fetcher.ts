@@ -4,7 +4,7 @@
  * credential of a site goes to that site alone.
  */
 import { limit } from "../base/limits.ts";
-import { ToolError, type Running, type Tool, type ToolRequest } from "../host/plugin.ts";
+import { ToolError, type Running, type ToolRequest } from "../host/plugin.ts";
 import { checkHeaders, harmless, visibleHeaders, type Headers } from "./headers.ts";
 import { reach, SYSTEM, type Ways } from "./reach.ts";
 import { roundTrip, type Incoming, type Outgoing } from "./round-trip.ts";
@@ -137,7 +137,7 @@ export function webTools(
   };
 
   return {
-    tools: { ask: ask as unknown as Tool, fetch: fetch as unknown as Tool, send: send as unknown as Tool },
+    tools: { ask, fetch, send },
     verify,
     shutdown: () => {
       for (const control of running) control.abort(new ToolError("ABORTED", "the plugin ends"));

@@ -3,8 +3,9 @@
  * what that policy denied.
  */
 import { randomBytes } from "node:crypto";
-import { mkdirSync } from "node:fs";
+import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { removeTree } from "../base/remove.ts";
 import type { AuditSpool } from "../audit/spool.ts";
 import { sha256 } from "../base/sha256.ts";
 import { textOf } from "../logs/cri.ts";
@@ -49,6 +50,12 @@ export type SetupDeps = {
   readonly daemonUmask: number;
   /** Where workers ask the host by http. @throws IpcError if nobody listens there */
   readonly listenerUrl: () => string;
+  /** By plugin the texts for a worker of this group and this process, whose policy grants these tools. */
+  readonly skills?: (
+    tools: readonly string[],
+    group: string,
+    owner: number | null,
+  ) => Promise<ReadonlyMap<string, string>>;
 };
 
 export class Setup {
@@ -163,6 +170,7 @@ export class Setup {
   async specify(run: Run): Promise<Spec> {
     const config = this.#config;
     mkdirSync(join(this.#dir, "logs"), { recursive: true, mode: 0o700 });
+    await this.#writeSkills();
     const asks = this.#asksByHttp ? { url: this.#deps.listenerUrl(), token: newToken() } : undefined;
     const prepared = await prepare(this.#preparation(run.stopping, asks));
     this.tokenOfRun = asks && { run: run.number, sha256: sha256(asks.token) };
@@ -191,6 +199,27 @@ export class Setup {
     return transport === "http" && loadPolicy(this.#policyNow(), variables).host.tools.length > 0;
   }
 
+  get #skills(): string {
+    return join(this.#dir, "skills");
+  }
+
+  /** What is accepted now, for this run. A worker without them still asks for them. */
+  async #writeSkills(): Promise<void> {
+    const folder = this.#skills;
+    removeTree(folder);
+    const { tools = [], group = this.#config.name } = this.#loadPolicy()?.host ?? {};
+    if (tools.length === 0) return;
+    const texts = this.#deps.skills?.(tools, group, this.#config.owner);
+    const skills = await texts?.catch(() => undefined); // host.json cannot be read, which is told
+    mkdirSync(folder);
+    for (const [plugin, text] of skills ?? []) {
+      const path = join(folder, `${plugin}.md`);
+      writeFileSync(path, text);
+      chmodSync(path, 0o444); // whatever the umask is: the worker may be another user
+    }
+    chmodSync(folder, 0o755);
+  }
+
   #preparation(signal: AbortSignal, asks?: Preparation["asks"]): Preparation {
     const config = this.#config;
     return {
@@ -214,6 +243,7 @@ export class Setup {
         IPCCTL_PLANE: join(this.#dir, "plane"),
         IPCCTL_CONSOLE: config.console ? "1" : "0",
       },
+      skills: this.#skills,
       scratch: join(this.#dir, "scratch"),
       isScratchShut: true,
       ownUser: ownUserOf(this.#id),

@@ -74,6 +74,12 @@ for n in 1 2 3 4 5 6 7 8; do ipc call echo.echo "{\\"value\\":$n}" & done; wait
   expect(output.slice(5).toSorted()).toEqual([1, 2, 3, 4, 5, 6, 7, 8].map((value) => `{"value":${value}}`));
 });
 
+test("a shell has the texts of plugins as files and as JSON", async () => {
+  const { output } = await run("skilled", `ipc skills; echo $?; cat "$IPCCTL_SKILLS/echo.md" | head -1`);
+  const { skills, next } = JSON.parse(output[0]!) as { skills: Record<string, string>; next: null };
+  expect([next, output[1], skills.echo!.split("\n")[0]]).toEqual([null, "0", output[2]!]);
+});
+
 test("errors are JSON on stderr, and their exit statuses are those of the table", async () => {
   const { output, errors } = await run(
     "refused",
@@ -226,6 +232,7 @@ test.each([
   [[]],
   [["call"]],
   [["tools", "x"]],
+  [["skills", "x"]],
   [["call", 'a"b']],
   [["call", "a.b", "{}", "x"]],
   [["--deadline", "0", "tools"]],

@@ -583,7 +583,15 @@ test("the tools of the core tell a worker of itself, and of nothing that it may 
   await call("secret.tell");
   const { tools } = (await call("core.list_tools")).result as { tools: { name: string }[] };
   expect(tools.map(({ name }) => name)).toEqual([
-    ...["core.get_diagnostics", "core.list_tools", "core.get_session_info", "echo.echo", "files.list", "files.wipe"],
+    ...[
+      "core.get_diagnostics",
+      "core.list_tools",
+      "core.get_skills",
+      "core.get_session_info",
+      "echo.echo",
+      "files.list",
+      "files.wipe",
+    ],
   ]);
   expect(tools.at(-1)).toEqual({
     ...{ name: "files.wipe", description: "wipe of files", risk_level: "high", idempotent: true },
@@ -598,7 +606,7 @@ test("the tools of the core tell a worker of itself, and of nothing that it may 
     ...{ calls: 4, under_way: 1, refused: { UNAUTHORIZED: 1 } },
   });
   const nothing = setUp({ grants: new Grants([]) });
-  expect((await nothing.call("core.list_tools")).result).toMatchObject({ tools: { length: 3 } });
+  expect((await nothing.call("core.list_tools")).result).toMatchObject({ tools: { length: 4 } });
   expect((await nothing.call("core.list_tools", { all: true })).error?.code).toBe("VALIDATION_FAILED");
   expect((await nothing.call("echo.echo")).error?.code).toBe("UNAUTHORIZED");
 });

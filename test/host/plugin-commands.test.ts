@@ -81,9 +81,10 @@ test("the list has name, version, tools, risk, state and credential", async () =
   const lines = stdout.trimEnd().split("\n");
   expect(lines[0]!.split(/ {2,}/)).toEqual(["name", "version", "tools", "risk", "state", "credential"]);
   expect(lines.slice(1).map((line) => line.split(" ")[0])).toEqual([
+    "duckdb",
     ...["echo", "files", "http", "memory", "mysql", "postgres", "project"],
   ]);
-  expect(lines[1]!.split(/ {2,}/)).toEqual(["echo", "1.0.0", "echo,shout", "high", "ready", "-"]);
+  expect(lines[2]!.split(/ {2,}/)).toEqual(["echo", "1.0.0", "echo,shout", "high", "ready", "-"]);
   expect((await listed()).echo).toEqual({
     ...{ name: "echo", version: "1.0.0", description: expect.any(String), risk: "high", state: "ready" },
     tools: [

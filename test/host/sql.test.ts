@@ -36,7 +36,10 @@ function fake(config: Partial<SqlConfig> = {}, row: (index: number) => readonly 
   const { tools } = sqlTools({ ...CONFIG, ...config }, database);
   type Answer = { rows: readonly (readonly Cell[])[]; truncated: boolean; affected_rows?: number };
   const call = async (tool: string, args: object): Promise<Answer> =>
-    (await tools[tool]!(args as never, { signal: new AbortController().signal } as ToolRequest)) as Answer;
+    (await tools[tool]!(
+      args as Record<string, unknown>,
+      { signal: new AbortController().signal } as ToolRequest,
+    )) as Answer;
   const refusal = (tool: string, args: object): Promise<ToolError | undefined> =>
     call(tool, args).then(
       () => undefined,

@@ -76,6 +76,11 @@ const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
     { tool: "echo.echo", arguments: { value: 1 } },
     { tool: "none.such", arguments: {} },
   ],
+  PluginProvide: () => {
+    const schema = { type: "object", additionalProperties: false };
+    const tool = { name: "list", description: "Lists notes.", risk_level: "low", arguments_schema: schema };
+    return [{ name: "notes", tools: [tool] }];
+  },
   PluginReload: () => [{ name: "greeter" }],
   PluginVerify: () => [{ names: ["echo"] }],
   PluginSwitch: () => [{ name: "greeter", enabled: false }],
@@ -167,7 +172,7 @@ let sessionOfMail = "";
 /** The first dead letter. */
 let entryId = "";
 const STORED = ["PutFile", "PutFile", "DeleteFile", "SetProject", "AddMessage"];
-const CALLED = ["PluginCall", "PluginCall", "PluginReload", "PluginVerify"];
+const CALLED = ["PluginCall", "PluginCall", "PluginProvide", "PluginReload", "PluginVerify"];
 const PLUGINS = ["PluginAccept", ...CALLED, "PluginSwitch", "PluginRemove"];
 const PUBLISHED = Array<string>(5).fill("Publish");
 const TASKS = ["AddTask", "RunTask", "PauseTask", "ResumeTask", "RemoveTask"];

@@ -17,6 +17,7 @@ import {
   type StartOptions,
   type TypedArray,
 } from "ipcctl";
+import { type Plugin, ToolError } from "ipcctl/plugin";
 
 /** As `ipcctl types` writes it. */
 type Worker = {
@@ -81,6 +82,14 @@ function describe(error: unknown): ErrorCode | "channel" | "codec" | "unknown" {
 
 const bytesOf = (values: TypedArray): number => values.byteLength;
 export const pipes: Pipe[] = [];
+export const handler: Plugin<{ readonly greeting: string }> = ({ config }) => ({
+  tools: {
+    greet: ({ name }: { readonly name: string }, { signal }) => {
+      if (signal.aborted) throw new ToolError("LATE", "nobody waits any more", { retriable: true });
+      return `${config.greeting}, ${name}`;
+    },
+  },
+});
 
 const statistics = await Statistics.open("worker.py", { name: "statistics", restart_policy: "no" });
 const answers = {

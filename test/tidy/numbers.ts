@@ -149,6 +149,7 @@ export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly n
   "src/cli/doctor.ts": [[18], "bits of a file's mode"],
   "src/cli/policy.ts": [[24], "columns"],
   "src/cli/start.ts": [[100_000, 4_294_967_295], "percent of processor time; the largest count"],
+  "src/cli/tool-types.ts": [[16], "a base of digits"],
   "src/cli/visible.ts": [[66], "bytes of an escape sequence that has begun"],
   "src/cli/weaker.ts": [[36, 64], "a base of digits; states that are remembered"],
   "src/daemon/control-server.ts": [[18, 512], "bits of a file's mode"],

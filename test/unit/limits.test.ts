@@ -243,6 +243,12 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
     ["test/host/approvals.test.ts", "approvalsPending: as many calls of a session as the limit wait"],
     ["test/host/approve.test.ts", "approvalsPending: as many calls of a run as the limit wait"],
   ],
+  skillBytes: [
+    ["test/host/provisions.test.ts", "skillBytes: a text of as many bytes is told whole, and a longer one is cut"],
+    ["test/host/provisions.test.ts", "skillBytes: of a program as many, and one more is refused"],
+  ],
+  provisions: [["test/host/provisions.test.ts", "provisions: as many as the limit, and one more is refused"]],
+  provisionGroups: [["test/host/provisions.test.ts", "provisionGroups: as many as the limit, and one more is refused"]],
   approvalGrants: [["test/host/approvals.test.ts", "approvalGrants: as many sets of values as the limit"]],
   approvalPageBytes: [["test/host/render.test.ts", "approvalPageBytes: pages are as long as the limit"]],
   approvalHashDigits: [["test/host/approvals.test.ts", "approvalHashDigits: as many digits say which call"]],
