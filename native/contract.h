@@ -2,11 +2,12 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+bf38c725" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+bccc678b" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
 #define IPC_TOOL_TOPIC "tool.invoke."
+#define IPC_CANCEL_TOPIC "tool.cancel"
 #define IPC_HOST_EXITS { "VALIDATION_FAILED", 2 }, { "UNKNOWN_TOOL", 4 }, { "UNAUTHORIZED", 5 }, { "CONFIRMATION_DENIED", 5 }, { "CONFIRMATION_TIMEOUT", 124 }, { "PLUGIN_TIMEOUT", 124 }, { "CANCELLED", 130 }
 
 /* Fields and events of the audit. */

@@ -133,6 +133,8 @@ const PYTHON_LIMITS = limits(
   "errorParts",
   "errorChars",
   "hostMessageBytes",
+  "stdioBytes",
+  "stdioCalls",
 );
 
 /** `bytesIn` → `BYTES_IN` */
@@ -216,6 +218,7 @@ export function contractHeader(): string {
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
 #define IPC_TOOL_TOPIC "${TOOL_TOPIC}"
+#define IPC_CANCEL_TOPIC "${CANCEL_TOPIC}"
 #define IPC_HOST_EXITS ${exits.join(", ")}
 
 /* Fields and events of the audit. */

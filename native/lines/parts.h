@@ -50,6 +50,8 @@ struct ipc_request {
 	uint64_t at_ms;
 	bool is_sent;  /* on this channel */
 	bool was_sent; /* on any */
+	bool is_given_up;
+	bool is_cancel_sent; /* on this channel */
 	struct ipc_bytes id, wire;
 	char correlation[IPC_CORRELATION_CHARS_MAX + 1];
 };
@@ -60,6 +62,12 @@ struct ipc_requests {
 };
 /* From the line and its text. False: it has more bytes than a request may have. */
 bool ipc_requests_add(struct ipc_requests *requests, const struct ipc_line *line, const uint8_t *text, uint64_t now);
+/* The program gives up what it has asked by the line's id. It gets its answer all the same. */
+void ipc_requests_give_up(struct ipc_requests *requests, struct ipc_answers *answers, const struct ipc_line *line);
+/* Sends what the host is to know, at most so many requests under way at once. False: the other side broke the rules. */
+bool ipc_requests_send(struct ipc_requests *requests, struct host_channel *channel, size_t most);
+/* There is another channel, or none: the next router is asked again, and knows what was begun. */
+void ipc_requests_unsend(struct ipc_requests *requests);
 /* An answer of the host goes to the program, if it is one to a request that waits. */
 void ipc_requests_settle(struct ipc_requests *requests, struct ipc_answers *answers, const char *text, size_t size);
 /* Answers those whose time is over. `lost_at`: since when there is no channel, or NEVER. When to call it again. */

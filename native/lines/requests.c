@@ -76,6 +76,62 @@ static void forget(struct ipc_requests *requests, struct ipc_request **place)
 	free(request);
 }
 
+void ipc_requests_give_up(struct ipc_requests *requests, struct ipc_answers *answers, const struct ipc_line *line)
+{
+	for (struct ipc_request **place = &requests->first; *place != NULL; place = &(*place)->next) {
+		struct ipc_request *request = *place;
+		if (request->id.size != line->id_size || memcmp(request->id.all, line->id, line->id_size) != 0)
+			continue;
+		request->is_given_up = true;
+		if (request->was_sent)
+			return;
+		ipc_requests_refuse(answers, line->id, line->id_size, "CANCELLED",
+			"the worker gave it up before it was carried out", false);
+		forget(requests, place);
+		return;
+	}
+}
+
+static int send_cancel(struct host_channel *channel, const struct ipc_request *request)
+{
+	char text[IPC_CORRELATION_CHARS_MAX + 80];
+	int size = snprintf(text, sizeof text,
+		"{\"topic\":\"" IPC_CANCEL_TOPIC "\",\"correlation\":\"%s\",\"arguments\":{}}", request->correlation);
+	return ipc_ring_send(&channel->tx, text, (uint32_t)size);
+}
+
+bool ipc_requests_send(struct ipc_requests *requests, struct host_channel *channel, size_t most)
+{
+	size_t under_way = 0;
+	for (struct ipc_request *one = requests->first; one != NULL; one = one->next) {
+		bool *is_sent = one->is_sent ? &one->is_cancel_sent : &one->is_sent;
+		if (one->is_sent) {
+			under_way++;
+			if (!one->is_given_up || one->is_cancel_sent)
+				continue;
+		} else if (under_way >= most) {
+			continue;
+		}
+		int sent = one->is_sent ? send_cancel(channel, one)
+					: ipc_ring_send(&channel->tx, one->wire.all, one->wire.size);
+		if (sent == IPC_RING_NOTHING)
+			break; /* a bell says when there is room */
+		if (sent != IPC_RING_OK)
+			return false;
+		if (!one->is_sent)
+			under_way++;
+		*is_sent = one->was_sent = true;
+		host_channel_wake(channel, &channel->tx);
+	}
+	return true;
+}
+
+void ipc_requests_unsend(struct ipc_requests *requests)
+{
+	for (struct ipc_request *one = requests->first; one != NULL; one = one->next)
+		one->is_sent = one->is_cancel_sent = false;
+}
+
 /* The first one with this correlation; or the last one, since what is refused because another one is under way came
  * after that. */
 static struct ipc_request **find(struct ipc_requests *requests, const char *correlation, size_t size, bool is_last)
@@ -99,8 +155,9 @@ static void begin_answer(struct ipc_bytes *answer, const char *id, size_t id_siz
 	ipc_bytes_add(answer, id, id_size);
 }
 
+/* `more`: what the host says of it beyond that, as fields with a comma before each. */
 static void end_answer(struct ipc_bytes *answer, const char *code, size_t code_size, const char *message,
-	size_t message_size, bool is_retriable)
+	size_t message_size, bool is_retriable, const char *more, size_t more_size)
 {
 	add_text(answer, ",\"error\":\"");
 	ipc_bytes_add(answer, code, code_size);
@@ -108,7 +165,9 @@ static void end_answer(struct ipc_bytes *answer, const char *code, size_t code_s
 	ipc_bytes_add(answer, message, message_size);
 	add_text(answer, "\",\"code\":\"");
 	ipc_bytes_add(answer, code, code_size);
-	add_text(answer, is_retriable ? "\",\"retriable\":true}\n" : "\",\"retriable\":false}\n");
+	add_text(answer, is_retriable ? "\",\"retriable\":true" : "\",\"retriable\":false");
+	ipc_bytes_add(answer, more, more_size);
+	add_text(answer, "}\n");
 }
 
 void ipc_requests_refuse(struct ipc_answers *answers, const char *id, size_t id_size, const char *code,
@@ -116,7 +175,7 @@ void ipc_requests_refuse(struct ipc_answers *answers, const char *id, size_t id_
 {
 	struct ipc_bytes answer = { 0 };
 	begin_answer(&answer, id, id_size);
-	end_answer(&answer, code, strlen(code), message, strlen(message), is_retriable);
+	end_answer(&answer, code, strlen(code), message, strlen(message), is_retriable, "", 0);
 	ipc_answers_add(answers, answer);
 }
 
@@ -183,7 +242,11 @@ void ipc_requests_settle(struct ipc_requests *requests, struct ipc_answers *answ
 		add_text(&answer, ",\"result\":");
 		add_line(&answer, rest);
 	} else {
-		end_answer(&answer, code.at, code.size, message.at, message.size, skip(&rest, ",\"retriable\":true"));
+		bool is_retriable = skip(&rest, ",\"retriable\":true");
+		if (!is_retriable)
+			skip(&rest, ",\"retriable\":false");
+		size_t more = rest.size > 2 ? rest.size - 2 : 0; /* up to the ends of error and answer */
+		end_answer(&answer, code.at, code.size, message.at, message.size, is_retriable, rest.at, more);
 	}
 	ipc_answers_add(answers, answer);
 	forget(requests, place);

@@ -16,12 +16,16 @@
 #define CHUNK_BYTES 65536u
 /* A whole answer fits, so that a program that takes one read for one answer can get one. */
 #define PIPE_BYTES 1048576
+/* The record separator of RFC 7464: after it a request may begin within a line, whose rest goes on behind it. */
+#define MARK 0x1e
 
 static struct helper {
 	struct ipc_lines_fds fds;
 	struct ipc_line line;
 	/* HELD: it may be a request. TOO_LONG: likewise, and it is output as well. PASSING: it is output. */
 	enum { HELD, TOO_LONG, PASSING } state;
+	bool is_marked; /* what is held begins with a mark */
+	bool is_within; /* which stands within a line */
 	struct ipc_bytes held;
 	struct ipc_bytes output;
 	struct ipc_requests requests;
@@ -46,6 +50,16 @@ static void begin_line(void)
 	ipc_line_begin(&helper.line);
 	helper.held.size = 0;
 	helper.state = HELD;
+	helper.is_marked = helper.is_within = false;
+}
+
+static void begin_marked(bool is_within)
+{
+	static const uint8_t mark = MARK;
+	begin_line();
+	ipc_bytes_add(&helper.held, &mark, 1);
+	helper.is_marked = true;
+	helper.is_within = is_within;
 }
 
 static void release(void)
@@ -65,31 +79,71 @@ static void hold(const uint8_t *bytes, size_t size)
 	ipc_bytes_add(&helper.output, bytes, size);
 }
 
-static void end_line(uint64_t now)
+static bool is_cancel(const struct ipc_line *line)
+{
+	static const char name[] = "cancel"; /* no tool is called so: those have the name of a plugin before */
+	return !line->has[IPC_LINE_PARAMS] && line->method_size == strlen(name)
+	       && memcmp(line->method, name, line->method_size) == 0;
+}
+
+/* True: it is no output. */
+static bool take_request(uint64_t now)
 {
 	const struct ipc_line *line = &helper.line;
-	bool is_request = ipc_line_is_request(line);
-	if (is_request && helper.state == HELD && ipc_requests_add(&helper.requests, line, helper.held.all, now))
-		return;
-	if (is_request) {
-		char message[80];
-		snprintf(message, sizeof message, "a request has at most %d bytes", IPC_HOST_MESSAGE_BYTES_MAX);
-		ipc_requests_refuse(&helper.answers, line->id, line->id_size, "TOO_LARGE", message, false);
+	if (!ipc_line_is_request(line))
+		return false;
+	if (is_cancel(line)) {
+		ipc_requests_give_up(&helper.requests, &helper.answers, line);
+		return true;
 	}
-	release();
-	ipc_bytes_add(&helper.output, "\n", 1);
+	if (helper.state == HELD && ipc_requests_add(&helper.requests, line, helper.held.all + helper.is_marked, now))
+		return true;
+	char message[80];
+	snprintf(message, sizeof message, "a request has at most %d bytes", IPC_HOST_MESSAGE_BYTES_MAX);
+	ipc_requests_refuse(&helper.answers, line->id, line->id_size, "TOO_LARGE", message, false);
+	return false;
+}
+
+static void end_line(uint64_t now)
+{
+	bool goes_on = helper.is_within;
+	if (!take_request(now)) {
+		release();
+		ipc_bytes_add(&helper.output, "\n", 1);
+		goes_on = false;
+	}
+	begin_line();
+	if (goes_on)
+		helper.state = PASSING;
+}
+
+/* How much of it is output whatever it is. */
+static size_t pass(const uint8_t *bytes, size_t size)
+{
+	const uint8_t *end = memchr(bytes, '\n', size);
+	size_t next = end == NULL ? size : (size_t)(end - bytes) + 1;
+	const uint8_t *mark = memchr(bytes, MARK, next);
+	size_t before = mark == NULL ? next : (size_t)(mark - bytes);
+	ipc_bytes_add(&helper.output, bytes, before);
+	if (mark != NULL) {
+		begin_marked(true);
+		return before + 1;
+	}
+	if (end != NULL)
+		begin_line();
+	return next;
 }
 
 static void take_output(const uint8_t *bytes, size_t size, uint64_t now)
 {
 	for (size_t at = 0; at < size;) {
 		if (helper.state == PASSING) {
-			const uint8_t *end = memchr(bytes + at, '\n', size - at);
-			size_t next = end == NULL ? size : (size_t)(end - bytes) + 1;
-			ipc_bytes_add(&helper.output, bytes + at, next - at);
-			at = next;
-			if (end != NULL)
-				begin_line();
+			at += pass(bytes + at, size - at);
+			continue;
+		}
+		if (helper.held.size == 0 && helper.line.at == 0 && bytes[at] == MARK) {
+			begin_marked(false);
+			at++;
 			continue;
 		}
 		size_t from = at;
@@ -102,7 +156,6 @@ static void take_output(const uint8_t *bytes, size_t size, uint64_t now)
 			helper.state = PASSING;
 		} else if (at < size) {
 			end_line(now);
-			begin_line();
 			at++;
 		}
 	}
@@ -137,31 +190,14 @@ static void lose_channel(uint64_t now)
 	host_channel_close(&helper.channel);
 	helper.has_channel = false;
 	helper.lost_at = now;
-	for (struct ipc_request *one = helper.requests.first; one != NULL; one = one->next)
-		one->is_sent = false; /* the next router is asked again: it knows what was begun */
+	ipc_requests_unsend(&helper.requests);
 }
 
 /* Not more at once than answers may come to: what the host answers is taken, however long the program does not read. */
 static bool send_requests(void)
 {
-	size_t under_way = 0;
-	for (struct ipc_request *one = helper.requests.first; one != NULL; one = one->next) {
-		if (one->is_sent) {
-			under_way++;
-			continue;
-		}
-		if (under_way >= IPC_STDIO_CALLS_MAX || helper.answers.bytes >= IPC_STDIO_BYTES_MAX)
-			break;
-		int sent = ipc_ring_send(&helper.channel.tx, one->wire.all, one->wire.size);
-		if (sent == IPC_RING_NOTHING)
-			break; /* a bell says when there is room */
-		if (sent != IPC_RING_OK)
-			return false;
-		one->is_sent = one->was_sent = true;
-		under_way++;
-		host_channel_wake(&helper.channel, &helper.channel.tx);
-	}
-	return true;
+	bool is_behind = helper.answers.bytes >= IPC_STDIO_BYTES_MAX;
+	return ipc_requests_send(&helper.requests, &helper.channel, is_behind ? 0 : IPC_STDIO_CALLS_MAX);
 }
 
 /* All that is there, and then a bell for the next one. False: the other side broke the rules. */
@@ -219,8 +255,7 @@ static void hear_door(void)
 		return;
 	if (helper.has_channel)
 		host_channel_close(&helper.channel);
-	for (struct ipc_request *one = helper.requests.first; one != NULL; one = one->next)
-		one->is_sent = false;
+	ipc_requests_unsend(&helper.requests);
 	helper.channel = channel;
 	helper.has_channel = true;
 	helper.lost_at = IPC_LINES_NEVER;
@@ -272,6 +307,7 @@ void ipc_lines_serve(const struct ipc_lines_fds *fds)
 	for (int i = 0, all[] = { fds->from, fds->log, fds->answers }; i < 3; i++)
 		fcntl(all[i], F_SETFL, O_NONBLOCK);
 	fcntl(fds->answers, F_SETPIPE_SZ, PIPE_BYTES); /* or as much as there is */
+	fcntl(fds->from, F_SETPIPE_SZ, PIPE_BYTES);    /* likewise: a write that fits is not mixed with others */
 	for (;;) {
 		uint64_t now = now_ms();
 		if (!ipc_bytes_write(&helper.output, fds->log))

@@ -26,6 +26,8 @@ DEADLINE_SECONDS = 330.0
 _OPEN_SECONDS = 30.0
 #: A reader that another thread waits for gives way after this long.
 _TURN_SECONDS = 0.05
+#: Between two looks whether a full channel has room.
+_ROOM_SECONDS = 0.0005
 _BYTES_MAX = _contract.HOST_MESSAGE_BYTES_MAX
 #: Made once: json.dumps() with these arguments makes one for each call.
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -67,7 +69,7 @@ class HostError(Exception):
 class Request:
     """One call. Whoever takes its answer sets ``answer``."""
 
-    __slots__ = ("answer", "arguments", "correlation", "data", "future", "loop", "tool")
+    __slots__ = ("answer", "arguments", "correlation", "data", "done", "future", "loop", "tool")
 
     def __init__(self, tool: str, arguments: Mapping[str, Any]) -> None:
         self.tool = tool
@@ -76,6 +78,8 @@ class Request:
         self.correlation = ""
         #: As it is sent.
         self.data = b""
+        #: Set with the answer, for a thread that only waits.
+        self.done: threading.Event | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.future: asyncio.Future[None] | None = None
 
@@ -96,6 +100,8 @@ class Request:
 
     def settle(self, answer: dict[str, Any]) -> None:
         self.answer = answer
+        if self.done is not None:
+            self.done.set()
         if self.future is not None and self.loop is not None:
             try:
                 self.loop.call_soon_threadsafe(self._end)
@@ -180,6 +186,9 @@ class Host:
             self._unwatch(loop)
         return request.result()
 
+    def forget(self) -> None:
+        """In a forked process: the channel stays its parent's."""
+
     # ---- the channel ----
 
     def _open(self, timeout: float = _OPEN_SECONDS) -> Pipe:
@@ -191,11 +200,6 @@ class Host:
             raise HostError("UNAUTHORIZED", "a forked process has no channel to the host: ask in the worker itself")
         path = os.environ.get("IPCCTL_PLANE") or _console.plane
         transport = os.environ.get("IPCCTL_TRANSPORT")
-        if transport not in (None, "shm"):
-            raise HostError(
-                "UNAUTHORIZED",
-                f"this worker was started with --transport {transport}, so it asks by that; to ask here, start it without",
-            )
         if path is None or transport is None:
             raise HostError(
                 "UNAUTHORIZED",
@@ -244,9 +248,7 @@ class Host:
                     self._pending[request.correlation] = request
                     try:
                         self._let_go(pipe)
-                        if pipe.try_send(request.data):
-                            return None
-                        return pipe.send(request.data, timeout=_OPEN_SECONDS)
+                        return self._send(pipe, request.data)
                     except BrokenPipeError:
                         self._pipe = None
                         del self._pending[request.correlation]
@@ -255,6 +257,34 @@ class Host:
                         message = f"the host takes no requests: {error}"
                         raise HostError("PLUGIN_UNAVAILABLE", message, retriable=True) from error
             pipe = self._pipe
+
+    def _send(self, pipe: Pipe, data: bytes) -> None:
+        """Answers are taken meanwhile: the host reads no more while there is no room for them.
+
+        :raises BrokenPipeError: if the host has ended
+        :raises TimeoutError: if there was no room within the time
+        """
+        end = time.monotonic() + _OPEN_SECONDS
+        while not pipe.try_send(data):
+            if time.monotonic() >= end:
+                raise TimeoutError(f"it read nothing for {_OPEN_SECONDS:.0f} s")
+            if not pipe.is_open:
+                raise BrokenPipeError
+            if not self._take_now(pipe):
+                time.sleep(_ROOM_SECONDS)
+
+    def _take_now(self, pipe: Pipe) -> bool:
+        """Takes one answer, if there is one and nobody else reads."""
+        if not self._reading.acquire(blocking=False):
+            return False
+        try:
+            data = pipe.try_receive()
+            return data is not None and self._settle(pipe, data)
+        except BrokenChannel as error:
+            raise BrokenPipeError from error
+        finally:
+            self._reading.release()
+            self._tell()
 
     def _take(self, pipe: Pipe, timeout: float) -> bool:
         """Takes one answer, by whoever reads. False if none came in time, or none will come."""
@@ -438,6 +468,23 @@ def outcome(request: Request) -> Any:
         return request.result()
     except HostError as error:
         return error
+
+
+def unfolded(answer: dict[str, Any]) -> dict[str, Any]:
+    """Where an error is a text beside its fields, as lines have it, and what a listener itself refuses."""
+    error = answer.get("error")
+    if not isinstance(error, str):
+        return answer
+    return {"error": {**answer, "message": error.removeprefix(f"{answer['code']}: ")}}
+
+
+def untaken(request: Request, deadline: float) -> dict[str, Any]:
+    return {
+        "code": "PLUGIN_UNAVAILABLE",
+        "message": f"{request.tool}: the host takes no requests for {deadline:g} s",
+        "retriable": True,
+        "stage": "route",
+    }
 
 
 def lost(request: Request) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
-from ._host import HostError, Request, late, lost, outcome
+from ._host import HostError, Request, late, lost, outcome, unfolded
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ class HttpHost:
             raise
         return request.result()
 
+    def forget(self) -> None:
+        """In a forked process: it may ask as its parent does, by connections of its own."""
+
     def _threads(self) -> ThreadPoolExecutor:
         with self._counting:
             self._pool = self._pool or ThreadPoolExecutor(_THREADS, "ipcctl-host")
@@ -86,7 +89,7 @@ class HttpHost:
         except (OSError, http.client.HTTPException, ValueError):
             request.settle({"error": lost(request)})
         else:
-            request.settle(_whole(answer))
+            request.settle(unfolded(answer))
         finally:
             connection.close()
 
@@ -108,12 +111,3 @@ class HttpHost:
                     request.settle({"error": {"code": "PLUGIN_UNAVAILABLE", "message": message, "retriable": True}})
                     return None
             time.sleep(_AGAIN_SECONDS)
-
-
-def _whole(answer: dict[str, Any]) -> dict[str, Any]:
-    """What a listener itself refuses has its text in ``error``."""
-    error = answer.get("error")
-    if not isinstance(error, str):
-        return answer
-    code = answer["code"]
-    return {"error": {"code": code, "message": error.removeprefix(f"{code}: "), "retriable": answer["retriable"]}}

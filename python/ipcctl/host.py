@@ -14,6 +14,7 @@ A call says what it wants and nothing of who asks: the host knows that by the ch
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from ._host import DEADLINE_SECONDS, Host, HostError, Request
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._host_http import HttpHost
+    from ._host_lines import LinesHost
 
 __all__ = ["HostError", "Table", "acall", "batch", "call", "skills", "table", "tools"]
 
@@ -142,27 +144,37 @@ def skills() -> dict[str, str]:
     return found
 
 
-_one: Host | HttpHost | None = None
+_one: Host | HttpHost | LinesHost | None = None
+_making = threading.Lock()
 
 
-def _host() -> Host | HttpHost:
+def _host() -> Host | HttpHost | LinesHost:
     global _one
     if _one is None:
-        _one = _by_http() or Host()
+        with _making:
+            _one = _one or _by_transport()
     return _one
 
 
-def _by_http() -> HttpHost | None:
-    if os.environ.get("IPCCTL_TRANSPORT") != "http":
-        return None
-    from ._host_http import HttpHost  # takes long to load
+def _by_transport() -> Host | HttpHost | LinesHost:
+    transport = os.environ.get("IPCCTL_TRANSPORT")
+    if transport == "http":
+        from ._host_http import HttpHost  # takes long to load
 
-    return HttpHost()
+        return HttpHost()
+    if transport == "stdio":
+        from ._host_lines import LinesHost
+
+        return LinesHost()
+    return Host()
 
 
 def _forget() -> None:
     """A forked process has no channel to the host: it would take its parent's answers."""
-    global _one
+    global _making, _one
+    if _one is not None:
+        _one.forget()
+    _making = threading.Lock()
     _one = None if os.environ.get("IPCCTL_TRANSPORT") == "http" else Host(is_forked=True)
 
 

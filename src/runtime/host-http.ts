@@ -21,7 +21,7 @@ export async function askByHttp(
       note(true);
       const headers = { authorization: `Bearer ${token}` };
       const answer = await fetch(`${url}/call`, { method: "POST", headers, body: bytes, signal });
-      return whole(await answer.json());
+      return await answer.json();
     } catch (error) {
       if (!isRefused(error)) throw error;
       note(false);
@@ -34,11 +34,4 @@ export async function askByHttp(
 function isRefused(error: unknown): boolean {
   const { code, cause } = error as { code?: string; cause?: { code?: string } };
   return code === "ConnectionRefused" || cause?.code === "ECONNREFUSED";
-}
-
-/** What a listener itself refuses has its text in `error`. */
-function whole(answer: unknown): unknown {
-  const { error, code, retriable } = answer as { error?: unknown; code?: string; retriable?: boolean };
-  if (typeof error !== "string") return answer;
-  return { error: { code, message: error.replace(`${code}: `, ""), retriable } };
 }

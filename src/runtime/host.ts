@@ -4,6 +4,7 @@ import { CANCEL_TOPIC, LET_GO_TOPIC, TOOL_TOPIC, type HostCode, type Stage } fro
 import { limit } from "../base/limits.ts";
 import { requirePlatform } from "../base/platform.ts";
 import { askByHttp } from "./host-http.ts";
+import { askByLines, whyNoLines } from "./host-lines.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { meet, type Meeting } from "../plane/meeting.ts";
 import { Pipe } from "../plane/pipe.ts";
@@ -82,7 +83,7 @@ export class HostError extends Error {
 type Request = {
   readonly tool: string;
   readonly correlation: string;
-  readonly bytes: Uint8Array;
+  readonly bytes: Uint8Array<ArrayBuffer>;
   /** Exactly one of them, once. */
   readonly resolve: (result: unknown) => void;
   readonly reject: (error: unknown) => void;
@@ -182,6 +183,17 @@ class HostChannel {
   }
 }
 
+/** Where an error is a text beside its fields, as lines have it, and what a listener itself refuses. */
+function unfold(answer: unknown): Answer {
+  const { error, ...more } = answer as { error?: unknown; code: string; retriable: boolean };
+  if (typeof error !== "string") return answer as Answer;
+  const { code } = more;
+  return {
+    correlation: null,
+    error: { ...more, message: error.startsWith(`${code}: `) ? error.slice(code.length + 2) : error },
+  };
+}
+
 function settle(request: Request, { result, error }: Answer): void {
   if (error === undefined) return request.resolve(result);
   const { code, message, retry_after: retryAfter, ...more } = error;
@@ -210,7 +222,7 @@ function encode(message: object): Uint8Array {
 }
 
 /** Another program of the worker may ask after this one, and must not be taken for it. */
-const prefix = randomBytes(4).toString("hex");
+const prefix = randomBytes(16).toString("hex");
 let next = 1;
 let current: HostChannel | undefined;
 let arrival = Promise.withResolvers<HostChannel>();
@@ -234,13 +246,10 @@ export function takeHostChannel(segment: OpenSegment): void {
 
 /** Takes the channel whenever it comes. @throws HostError UNAUTHORIZED if none can come */
 export async function attachHost(): Promise<Meeting> {
-  const transport = process.env[TRANSPORT];
   if (!mayAskHost())
     throw new HostError(
       "UNAUTHORIZED",
-      transport === undefined
-        ? "this program was not given any tools; for a worker: ipcctl start SCRIPT --policy analysis --allow-tools=GLOB"
-        : `this worker was started with --transport ${transport}, so it asks by that; to ask here, start it without`,
+      "this program was not given any tools; for a worker: ipcctl start SCRIPT --policy analysis --allow-tools=GLOB",
     );
   requirePlatform();
   requireSystem();
@@ -345,8 +354,10 @@ function refuseNonNumbers(key: string, value: unknown): unknown {
 async function call<T = unknown>(tool: string, args: HostArguments = {}, options: HostCallOptions = {}): Promise<T> {
   const { deadline = DEADLINE_MS, signal } = options;
   signal?.throwIfAborted();
-  const isByHttp = process.env[TRANSPORT] === "http";
-  if (!isByHttp && !mayAskHost()) await attachHost();
+  const ask = askers[process.env[TRANSPORT] ?? ""];
+  if (ask === undefined && !mayAskHost()) await attachHost();
+  const why = ask === askByLines ? whyNoLines() : undefined;
+  if (why !== undefined) throw new HostError("UNAUTHORIZED", why);
   const correlation = `${prefix}-${next++}`;
   const bytes = encodeRequest(tool, correlation, args);
   const { promise, resolve, reject } = Promise.withResolvers<T>();
@@ -375,10 +386,10 @@ async function call<T = unknown>(tool: string, args: HostArguments = {}, options
   const onAbort = (): void => giveUp(signal!.reason);
   signal?.addEventListener("abort", onAbort, { once: true });
   const timer = setTimeout(() => giveUp(lateError(request, deadline)), Math.min(deadline, TIMER_MS_MAX));
-  if (isByHttp) {
-    askByHttp(bytes, away.signal, (wasSent) => (request.wasSent = wasSent)).then(
-      (answer) => settle(request, answer as Answer),
-      () => request.isOver || request.reject(lostError(request)),
+  if (ask !== undefined) {
+    ask({ tool, correlation, bytes }, away.signal, (wasSent) => (request.wasSent = wasSent)).then(
+      (answer) => settle(request, unfold(answer)),
+      () => request.isOver || request.reject(request.wasSent ? lostError(request) : endedError()),
     );
     return promise;
   }
@@ -387,10 +398,23 @@ async function call<T = unknown>(tool: string, args: HostArguments = {}, options
   return promise;
 }
 
+type Asker = typeof askByLines;
+/** Transports that need no channel of this process. */
+const askers: Readonly<Record<string, Asker | undefined>> = {
+  http: ({ bytes }, signal, note) => askByHttp(bytes, signal, note),
+  stdio: askByLines,
+};
+
 /** One router has taken it, and there is no next one to ask what became of it. */
 function lostError({ tool }: Request): HostError {
   return new HostError("UNKNOWN_OUTCOME", `${tool}: the host ended before it answered, and no other one came`, {
     stage: "route",
+  });
+}
+
+function endedError(): HostError {
+  return new HostError("PLUGIN_UNAVAILABLE", "what reads the lines of this process has ended, or the process itself", {
+    ...{ retriable: true, stage: "route" },
   });
 }
 

@@ -7,9 +7,12 @@ import { auditFolderOf } from "../../src/audit/spool.ts";
 import { limit } from "../../src/base/limits.ts";
 import { mountDisk, resizeDisk, unmountDisk } from "../disk.ts";
 import { Home, isAlive, ROOT, waitUntil, withDaemon } from "../home.ts";
+import { skipUnless } from "../needs.ts";
+import { installNode, NODE_VERSION } from "../node.ts";
 import { seed } from "../seed.ts";
 import { installSlow } from "./slow-plugin.ts";
 
+const node = await installNode();
 let home: Home;
 let ipc: Ipcctl;
 let slow: Awaited<ReturnType<typeof installSlow>>;
@@ -46,7 +49,8 @@ function definition(of: Home, more: object = {}, policy: object = {}): object {
 }
 
 async function begin(name: string, text: string, more: object = {}, of = home): Promise<void> {
-  const script = join(folderOf(of), `${name}.script`);
+  const isModule = text.startsWith("import {");
+  const script = join(folderOf(of), `${name}.${isModule ? "mjs" : "script"}`);
   writeFileSync(script, text);
   await of.start(name, script, definition(of, more));
 }
@@ -366,7 +370,7 @@ say(ask("last", "echo.echo", {"value": 1}))
   expect(JSON.parse(lines[100]!)).toEqual({
     "slow.gate": { id: "slow.gate", result: { done: "gate" } },
     "slow.gate_once": {
-      ...{ id: "slow.gate_once", code: "UNKNOWN_OUTCOME", retriable: false },
+      ...{ id: "slow.gate_once", code: "UNKNOWN_OUTCOME", retriable: false, stage: "route" },
       error: expect.stringMatching(/^UNKNOWN_OUTCOME: /),
     },
   });
@@ -518,8 +522,8 @@ await_file("done")
 });
 
 test.each([
-  ["stdioRequests", limit("stdioRequests"), 1000, 300], // STDIO_REQUESTS_MAX
-  ["stdioBytes", limit("stdioBytes") / 131_072, 131_072, 16], // STDIO_BYTES_MAX
+  ["stdioRequests", limit("stdioRequests"), 1000, 1400], // STDIO_REQUESTS_MAX
+  ["stdioBytes", limit("stdioBytes") / 131_072, 131_072, 24], // STDIO_BYTES_MAX
 ])(
   "%s: one that does not read its answers may have %d of them, and slows nobody else",
   async (_, most, size, pipes) => {
@@ -615,22 +619,125 @@ test("the helper is no process that could do anything, and with it the worker en
   await ipc.stop("other");
 });
 
-test("what asks by the channel is told that this worker asks by lines", async () => {
+test("the package asks beside what the program itself asks, prints and reads, and ipc says that it cannot", async () => {
   const { lines } = await run(
     "both",
     `${ASK}
-import subprocess
+import subprocess, threading
 from ipcctl import host
-try: host.call("echo.echo", value=1)
-except host.HostError as error: say(str(error))
+tell('{"id":"mine","method":"echo.echo","params":{"value":"mine"}}\\n')
+print("begun, ", end="", flush=True)
+say(host.call("echo.echo", value=1))
+say(answer())
+ends = []
+def ask_much(n):
+    for _ in range(20): ends.append(host.call("echo.echo", value="x" * 90_000 + str(n))["value"] == "x" * 90_000 + str(n))
+threads = [threading.Thread(target=ask_much, args=(n,)) for n in range(4)]
+for one in threads: one.start()
+for n in range(3000): print("line", n)
+for one in threads: one.join()
+say([len(ends), all(ends)])
+sys.stdout.flush()
+say(ask("last", "echo.echo", {"value": 2}))
 said = subprocess.run(["ipc", "tools"], capture_output=True)
 say([said.returncode, json.loads(said.stderr)["error"]["message"]])
+child = "from ipcctl import host\\ntry: host.call('echo.echo', value=1)\\nexcept host.HostError as error: print(error)"
+for stdout in [subprocess.PIPE, None]:
+    os.environ["PYTHONPATH"] = ${JSON.stringify(join(ROOT, "python"))}
+    said = subprocess.run([sys.executable, "-c", child], stdout=stdout, stdin=subprocess.DEVNULL)
+    if stdout: say(said.stdout.decode())
+said = subprocess.run([sys.executable, "-c", child])
+if os.fork() == 0:
+    try: host.call("echo.echo", value=1)
+    except host.HostError as error: say(str(error))
+    sys.exit()
+os.wait()
+say(host.call("echo.echo", value=3))
 `,
   );
-  expect(lines).toEqual([
-    expect.stringMatching(/^"UNAUTHORIZED: this worker was started with --transport stdio/),
+  const told = lines.filter((line) => !/^line \d+$/.test(line));
+  expect(lines.filter((line) => /^line \d+$/.test(line))).toEqual(
+    Array.from({ length: 3000 }, (_, at) => `line ${at}`),
+  );
+  const elsewhere = /UNAUTHORIZED: stdin of this process is not that of its worker/;
+  expect(told).toEqual([
+    'begun, {"value": 1}',
+    '{"id": "mine", "result": {"value": "mine"}}',
+    "[80, true]",
+    '{"id": "last", "result": {"value": 2}}',
     expect.stringMatching(/^\[5, "this worker was started with --transport stdio/),
+    ...[expect.stringMatching(elsewhere), expect.stringMatching(elsewhere)],
+    expect.stringMatching(/^UNAUTHORIZED: another process of this worker asks/),
+    expect.stringMatching(/^"UNAUTHORIZED: a forked process/),
+    '{"value": 3}',
   ]);
+}, 60_000);
+
+test("a request that is marked may stand within a line, and whatever else is marked is output", async () => {
+  const { raw } = await run(
+    "marked",
+    `${ASK}
+def request(id): return '\\x1e{"id":"%s","method":"echo.echo","params":{"value":1}}\\n' % id
+tell("one" + request("1") + "two\\n" + request("2") + "three\\x1e" + request("3") + '{"id":"4","method":"echo.echo"}\\n')
+for _ in range(3): assert answer()["result"] == {"value": 1}
+tell("\\x1e\\n\\x1e{}\\n {\\x1e{\\x1e\\x1e1\\n\\x1e" + "{" * 10)
+`,
+  );
+  const all = 'onetwo\nthree\x1e{"id":"4","method":"echo.echo"}\n\x1e\n\x1e{}\n {\x1e{\x1e\x1e1\n\x1e' + "{".repeat(10);
+  expect(raw.toString()).toBe(all);
+});
+
+test("a program gives up what it has asked by its id, and that is its answer", async () => {
+  const before = slow.effects("aborted gate_once");
+  const { lines } = await run(
+    "gives-up",
+    `${ASK}
+tell('{"id":"1","method":"cancel"}\\n{"id":"1","method":"slow.danger"}\\n{"id":"1","method":"cancel"}\\n')
+say(answer()["code"])
+for n in range(${limit("stdioCalls")}): tell('{"id":"%d","method":"slow.gate"}\\n' % n)
+tell('{"id":"next","method":"slow.gate_once"}\\n{"id":"next","method":"cancel"}\\n')
+last = answer()
+say([last[key] for key in ["id", "code", "retriable"]])
+for n in range(${limit("stdioCalls")}): tell('{"id":"%d","method":"cancel"}\\n' % n)
+say(sorted({answer()["code"] for _ in range(${limit("stdioCalls")})}))
+say(ask("2", "cancel", {})["code"])
+say(ask("3", "echo.echo", {"value": 1})["result"])
+`,
+  );
+  expect(lines.map((line) => JSON.parse(line) as unknown)).toEqual([
+    "CANCELLED",
+    ["next", "CANCELLED", false],
+    ["CANCELLED"],
+    "UNKNOWN_TOOL",
+    { value: 1 },
+  ]);
+  expect(slow.effects("aborted gate_once")).toBe(before);
+}, 60_000);
+
+test.each(["bun", "node"])("a program on %s is not kept by it, and reads what else comes", async (runtime) => {
+  if (skipUnless(runtime === "bun" || node !== undefined, `Node ${NODE_VERSION}`, "asking on Node")) return;
+  const entry = JSON.stringify(join(ROOT, runtime === "bun" ? "src/index.ts" : "build/js/ipcctl.node.js"));
+  const { lines } = await run(
+    `kept-${runtime}`,
+    `import { writeSync } from "node:fs";
+import { host } from ${entry};
+writeSync(1, '{"id":"mine","method":"echo.echo","params":{"value":"mine"}}\\nbegun, ');
+console.log(JSON.stringify(await host.call("echo.echo", { value: 1 })));
+await host.call("core.get_session_info"); // until that of before is there as well
+process.stdin.once("data", (text) => {
+  console.log(String(text).trim());
+  host.call("echo.echo", { value: 2 }).then(({ value }) => {
+    console.log(value);
+    process.stdin.pause();
+  });
+});
+`,
+    { interpreter: runtime === "bun" ? process.execPath : node },
+  );
+  expect(lines).toEqual(['begun, {"value":1}', '{"id":"mine","result":{"value":"mine"}}', "2"]);
+  const quick = `import { host } from ${entry};\nconsole.log((await host.call("echo.echo", { value: 1 })).value);`;
+  const more = { interpreter: runtime === "bun" ? process.execPath : node };
+  expect((await run(`quick-${runtime}`, quick, more)).lines).toEqual(["1"]);
 });
 
 test("a transport is chosen by the definition, and only with tools; nobody else sets the variable", async () => {
