@@ -132,14 +132,15 @@ test.each(["stop", "restart", "reload"])("Celery finishes its tasks under %s", a
   const name = `celery-${verb}`;
   home.script("tasks.py", CELERY);
   const celery = join(dirname(servers), "celery");
+  // Sent first: a worker that looks into the queue meanwhile may read half of a message, and end by that.
+  const send = "import tasks; [tasks.slow.delay(number) for number in range(2)]";
+  Bun.spawnSync([servers, "-c", send], { cwd: home.dir });
   await home.start(name, celery, {
     interpreter: servers,
     args: ["-A", "tasks", "worker", "-c", "2", "-P", "prefork", "--loglevel", "INFO"],
     restart_policy: "no",
     stop_timeout: 60_000,
   });
-  const send = "import tasks; [tasks.slow.delay(number) for number in range(2)]";
-  Bun.spawnSync([servers, "-c", send], { cwd: home.dir });
   const { pid } = await home.status(name);
   const received = /Task tasks\.slow\[\S+ received/g;
   await waitUntil(async () => (await output(name)).match(received)?.length === 2, "both tasks are received");
