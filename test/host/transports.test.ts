@@ -202,3 +202,27 @@ test.each(Object.keys(LANGUAGES) as (keyof typeof LANGUAGES)[])(
   },
   120_000,
 );
+
+test("stdioCalls: as many of the calls of a program are sent, and one that waits is not carried out", async () => {
+  const most = limit("stdioCalls"); // STDIO_CALLS_MAX
+  const begun = slow.effects("gate");
+  const lines = await run(
+    "full",
+    "full.py",
+    `
+import threading
+from ipcctl import host
+def ask(told):
+    try: host.call("slow.gate", deadline=3)
+    except host.HostError as error: told.append(error.code)
+told = []
+threads = [threading.Thread(target=ask, args=(told,)) for _ in range(${most + 1})]
+for one in threads: one.start()
+for one in threads: one.join()
+print(told.count("UNKNOWN_OUTCOME"), told.count("PLUGIN_UNAVAILABLE"))
+`,
+    { interpreter: "python3", transport: "stdio" },
+  );
+  expect(lines).toEqual([`${most} 1`]);
+  expect(slow.effects("gate")).toBe(begun + most);
+}, 60_000);
