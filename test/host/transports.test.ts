@@ -211,15 +211,13 @@ test("stdioCalls: as many of the calls of a program are sent, and one that waits
     "full",
     "full.py",
     `
-import threading
+import asyncio
 from ipcctl import host
-def ask(told):
-    try: host.call("slow.gate", deadline=3)
-    except host.HostError as error: told.append(error.code)
-told = []
-threads = [threading.Thread(target=ask, args=(told,)) for _ in range(${most + 1})]
-for one in threads: one.start()
-for one in threads: one.join()
+async def ask():
+    try: await host.acall("slow.gate", deadline=3)
+    except host.HostError as error: return error.code
+async def all(): return await asyncio.gather(*(ask() for _ in range(${most + 1})))
+told = asyncio.run(all())
 print(told.count("UNKNOWN_OUTCOME"), told.count("PLUGIN_UNAVAILABLE"))
 `,
     { interpreter: "python3", transport: "stdio" },
