@@ -694,7 +694,7 @@ test("a program gives up what it has asked by its id, and that is its answer", a
     `${ASK}
 tell('{"id":"1","method":"cancel"}\\n{"id":"1","method":"slow.danger"}\\n{"id":"1","method":"cancel"}\\n')
 say(answer()["code"])
-for n in range(${limit("stdioCalls")}): tell('{"id":"%d","method":"slow.gate"}\\n' % n)
+for n in range(${limit("stdioCalls")}): tell('{"id":"%d","method":"slow.gate_once"}\\n' % n)
 tell('{"id":"next","method":"slow.gate_once"}\\n{"id":"next","method":"cancel"}\\n')
 last = answer()
 say([last[key] for key in ["id", "code", "retriable"]])
