@@ -133,7 +133,6 @@ const PYTHON_LIMITS = limits(
   "errorParts",
   "errorChars",
   "hostMessageBytes",
-  "stdioBytes",
   "stdioCalls",
 );
 

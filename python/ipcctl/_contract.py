@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+bccc678b"
+EDITION = "0.1.0+2a849bf6"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -210,5 +210,4 @@ ERROR_LEVELS_MAX = 16
 ERROR_PARTS_MAX = 128
 ERROR_CHARS_MAX = 16777216
 HOST_MESSAGE_BYTES_MAX = 1048576
-STDIO_BYTES_MAX = 8388608
 STDIO_CALLS_MAX = 64

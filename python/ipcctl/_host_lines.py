@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _MARK = b"\x1e"
 #: A whole answer.
 _CHUNK_BYTES = 1 << 20
-#: Under way at once: the line helper reads no more of what the program prints when twice as much is.
-_BYTES_MAX = _contract.STDIO_BYTES_MAX // 2
+#: Under way at once, so that the line helper goes on to read what the program prints.
+_BYTES_MAX = 4 * _contract.HOST_MESSAGE_BYTES_MAX
 _CALLS_MAX = _contract.STDIO_CALLS_MAX
 #: The line helper makes stdout so large: the longest request fits.
 _PIPE_BYTES = 1 << 20

@@ -1,5 +1,5 @@
 /** `host.files.list({…})`: a program that ipcctl has started calls the tools that the policy of its worker grants. */
-import { randomBytes } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { CANCEL_TOPIC, LET_GO_TOPIC, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
 import { limit } from "../base/limits.ts";
 import { requirePlatform } from "../base/platform.ts";
@@ -222,7 +222,7 @@ function encode(message: object): Uint8Array {
 }
 
 /** Another program of the worker may ask after this one, and must not be taken for it. */
-const prefix = randomBytes(16).toString("hex");
+const prefix = randomUUID();
 let next = 1;
 let current: HostChannel | undefined;
 let arrival = Promise.withResolvers<HostChannel>();

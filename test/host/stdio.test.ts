@@ -688,30 +688,20 @@ tell("\\x1e\\n\\x1e{}\\n {\\x1e{\\x1e\\x1e1\\n\\x1e" + "{" * 10)
 });
 
 test("a program gives up what it has asked by its id, and that is its answer", async () => {
-  const before = slow.effects("aborted gate_once");
   const { lines } = await run(
     "gives-up",
     `${ASK}
 tell('{"id":"1","method":"cancel"}\\n{"id":"1","method":"slow.danger"}\\n{"id":"1","method":"cancel"}\\n')
 say(answer()["code"])
-for n in range(${limit("stdioCalls")}): tell('{"id":"%d","method":"slow.gate"}\\n' % n)
-tell('{"id":"next","method":"slow.gate_once"}\\n{"id":"next","method":"cancel"}\\n')
-last = answer()
-say([last[key] for key in ["id", "code", "retriable"]])
-for n in range(${limit("stdioCalls")}): tell('{"id":"%d","method":"cancel"}\\n' % n)
-say(sorted({answer()["code"] for _ in range(${limit("stdioCalls")})}))
 say(ask("2", "cancel", {})["code"])
 say(ask("3", "echo.echo", {"value": 1})["result"])
 `,
   );
   expect(lines.map((line) => JSON.parse(line) as unknown)).toEqual([
     "CANCELLED",
-    ["next", "CANCELLED", false],
-    ["CANCELLED"],
     "UNKNOWN_TOOL",
     { value: 1 },
   ]);
-  expect(slow.effects("aborted gate_once")).toBe(before);
 }, 60_000);
 
 test.each(["bun", "node"])("a program on %s is not kept by it, and reads what else comes", async (runtime) => {

@@ -58,7 +58,8 @@ const CASES: readonly (readonly [tool: string, args: object, more?: { readonly d
   ["slow.crash", {}],
   ["slow.hang", {}],
   ["slow.danger", {}],
-  ["slow.gate", {}, { deadline: 0.2 }],
+  ["slow.refuse", {}], // its process runs again after that, so the next one begins
+  ["slow.gate", {}, { deadline: 0.5 }],
   ["project.get", {}],
   ["project.get", {}],
 ];
@@ -194,7 +195,7 @@ test.each(Object.keys(LANGUAGES) as (keyof typeof LANGUAGES)[])(
     for (const [at, transport] of TRANSPORTS.entries())
       for (const [line, one] of shared!.entries())
         expect([transport, line, told[at]![line]]).toEqual([transport, line, one]);
-    for (const [at, code] of Object.entries({ 3: "TOO_LARGE", 5: "TOO_LARGE", 26: undefined, 27: "RATE_LIMITED" }))
+    for (const [at, code] of Object.entries({ 3: "TOO_LARGE", 5: "TOO_LARGE", 27: undefined, 28: "RATE_LIMITED" }))
       expect([at, (shared![Number(at)] as { code?: string }).code]).toEqual([at, code]);
     // One for its deadline and one for its signal, by each of them.
     const given = 2 * TRANSPORTS.length;
@@ -202,3 +203,25 @@ test.each(Object.keys(LANGUAGES) as (keyof typeof LANGUAGES)[])(
   },
   120_000,
 );
+
+test("stdioCalls: as many of the calls of a program are sent, and one that waits is not carried out", async () => {
+  const most = limit("stdioCalls"); // STDIO_CALLS_MAX
+  const begun = slow.effects("gate");
+  const lines = await run(
+    "full",
+    "full.py",
+    `
+import asyncio
+from ipcctl import host
+async def ask():
+    try: await host.acall("slow.gate", deadline=3)
+    except host.HostError as error: return error.code
+async def all(): return await asyncio.gather(*(ask() for _ in range(${most + 1})))
+told = asyncio.run(all())
+print(told.count("UNKNOWN_OUTCOME"), told.count("PLUGIN_UNAVAILABLE"))
+`,
+    { interpreter: "python3", transport: "stdio" },
+  );
+  expect(lines).toEqual([`${most} 1`]);
+  expect(slow.effects("gate")).toBe(begun + most);
+}, 60_000);

@@ -200,7 +200,10 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   ],
   stdioRequests: [["test/host/stdio.test.ts", "%s: one that does not read its answers"]],
   stdioBytes: [["test/host/stdio.test.ts", "%s: one that does not read its answers"]],
-  stdioCalls: [["test/host/stdio.test.ts", "stdioCalls: as many"]],
+  stdioCalls: [
+    ["test/host/stdio.test.ts", "stdioCalls: as many"],
+    ["test/host/transports.test.ts", "stdioCalls: as many"],
+  ],
   stdioIdBytes: [["test/host/line.test.ts", "stdioIdBytes: a line with an id of so many bytes"]],
   hostDepth: [["test/host/wire.test.ts", "hostDepth: as many levels as the limit"]],
   hostValues: [["test/host/wire.test.ts", "hostValues: as many values as the limit"]],
@@ -359,7 +362,7 @@ const languagesOf = (name: string): (readonly [language: string, tried: RegExp])
     ...(c
       ? [["C", /test\/(life|runtime|escape|crash|host\/(ipc|stdio|line)|unit\/.*vectors|python\/test_codec)/] as const]
       : []),
-    ...(python ? [["Python", /\.py$|test\/runtime\/|test\/host\/(stored|channel)/] as const] : []),
+    ...(python ? [["Python", /\.py$|test\/runtime\/|test\/host\/(stored|channel|transports)/] as const] : []),
   ];
 };
 
