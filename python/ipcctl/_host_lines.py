@@ -105,7 +105,7 @@ class LinesHost:
         arguments = wire[wire.index(b',"arguments":') + len(b',"arguments":') : -1]
         method = json.dumps(request.tool).encode()
         head = f'{{"id":"{request.correlation}","method":'.encode()
-        request.data = b"%b%b%b,\"params\":%b}\n" % (_MARK, head, method, arguments)
+        request.data = b'%b%b%b,"params":%b}\n' % (_MARK, head, method, arguments)
         request.done = threading.Event()
         with self._lock:
             self._open()

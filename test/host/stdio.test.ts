@@ -697,11 +697,7 @@ say(ask("2", "cancel", {})["code"])
 say(ask("3", "echo.echo", {"value": 1})["result"])
 `,
   );
-  expect(lines.map((line) => JSON.parse(line) as unknown)).toEqual([
-    "CANCELLED",
-    "UNKNOWN_TOOL",
-    { value: 1 },
-  ]);
+  expect(lines.map((line) => JSON.parse(line) as unknown)).toEqual(["CANCELLED", "UNKNOWN_TOOL", { value: 1 }]);
 }, 60_000);
 
 test.each(["bun", "node"])("a program on %s is not kept by it, and reads what else comes", async (runtime) => {
