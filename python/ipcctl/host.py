@@ -13,6 +13,7 @@ A call says what it wants and nothing of who asks: the host knows that by the ch
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -106,8 +107,7 @@ class Table:
         """A ``pandas.DataFrame``."""
         if self.arrow is not None:
             return self.arrow.to_pandas()
-        import pandas
-
+        pandas: Any = importlib.import_module("pandas")
         return pandas.DataFrame(self.rows, columns=[column["name"] for column in self.columns])
 
     def __len__(self) -> int:
@@ -117,14 +117,14 @@ class Table:
         return f"<Table of {len(self)} rows and {len(self.columns)} columns>"
 
 
+# Imported by their names: types of users' programs are checked where neither is installed, too.
 def _pyarrow() -> Any:
     """None where it cannot be imported."""
     try:
-        import pyarrow
-        import pyarrow.ipc
+        importlib.import_module("pyarrow.ipc")
+        return importlib.import_module("pyarrow")
     except ImportError:
         return None
-    return pyarrow
 
 
 def tools() -> list[dict[str, Any]]:
