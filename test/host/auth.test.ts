@@ -121,7 +121,7 @@ test("what cannot be done is refused with the way out, and the value is not repe
 test("at a terminal the value is typed without echo, and Ctrl-C gives up", async () => {
   const typed = secret("typed-at-a-terminal");
   const script = home.script(
-    "typing.py",
+    "typist.py",
     `
 import os, pty, sys, time
 name, keys = sys.argv[1], sys.argv[2].encode().decode("unicode_escape").encode()
