@@ -294,7 +294,8 @@ class Sharing:
         try:
             return _segment(descriptor, nbytes)
         except OSError as error:
-            if error.errno not in (errno.ENOMEM, errno.EAGAIN):
+            # 0: some Pythons lose the number, as they free the object before they look at it.
+            if error.errno not in (0, errno.ENOMEM, errno.EAGAIN):
                 raise
             os.close(descriptor)
             return _types.Unheld(
