@@ -210,9 +210,19 @@ class Owned {
     return this.#ended;
   }
 
+  /** What a shim that was killed has not ended itself. */
+  async #endLeftovers(): Promise<void> {
+    const { readExitRecord, readRunRecord } = await import("../shim/records.ts");
+    const run = readExitRecord(this.#dir) === undefined ? readRunRecord(this.#dir) : undefined;
+    if (run === undefined) return;
+    const { killLeftovers } = await import("../shim/leftovers.ts");
+    await killLeftovers(this.#dir, run);
+  }
+
   async #endOnce(): Promise<void> {
     this.#shim.release();
     await this.#shim.exited;
+    await this.#endLeftovers();
     await this.#shown.catch(() => undefined);
     this.#folder[Symbol.dispose]();
   }

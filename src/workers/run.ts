@@ -135,6 +135,9 @@ export class Run {
       if (outcome instanceof ShimLink) return this.#attach(outcome);
       if (outcome === SHIM_EXIT.done) return this.#onGone();
       if (outcome !== SHIM_EXIT.locked && outcome !== SHIM_EXIT.noSpec) {
+        // If it was killed before it could be reached, the worker that it had begun may have left processes.
+        const begun = readRunRecord(this.#facts.dir);
+        if (begun?.run === this.number) await killLeftovers(this.#facts.dir, begun);
         const text = (await shim.errorText()).trim();
         if (/No space left on device|Disk quota exceeded/.test(text)) {
           if (this.#facts.makeRoom()) continue;

@@ -237,10 +237,9 @@ int __wrap_ipc_report_tell(int fd, enum ipc_report_kind kind, int32_t first, int
 }
 `;
 
-test("what a worker reports is not taken for its number, however late that comes", async () => {
-  if (skipUnless(hasNamespaces, "namespaces", "the order of reports")) return;
-  if (skipUnless(await hasTool("/usr/bin/gcc", "gcc"), "/usr/bin/gcc", "the order of reports")) return;
-  const app = join(home.dir, "app");
+/** An installation whose shim has this in the place of a function. */
+function withShim(name: string, wrapped: string, text: string): Home {
+  const app = join(home.dir, name);
   for (const part of ["bin", "build/js", "native/build", "policies", "python", "package.json"])
     cpSync(join(ROOT, part), join(app, part), { recursive: true, preserveTimestamps: true });
   symlinkSync(join(ROOT, "node_modules"), join(app, "node_modules"));
@@ -248,30 +247,53 @@ test("what a worker reports is not taken for its number, however late that comes
   rmSync(shim);
   const built = Bun.spawnSync(
     [
-      ...[
-        "gcc",
-        "-std=c11",
-        "-D_GNU_SOURCE",
-        "-Wl,--wrap=ipc_report_tell",
-        `-I${join(ROOT, "native/shim")}`,
-        "-o",
-        shim,
-      ],
-      home.script("late.c", LATE_TELLER),
+      ...["gcc", "-std=c11", "-D_GNU_SOURCE", `-Wl,--wrap=${wrapped}`, `-I${join(ROOT, "native/shim")}`, "-o", shim],
+      home.script(`${name}.c`, text),
       ...[...new Bun.Glob("native/{shim,net,lines,host}/*.c").scanSync(ROOT)].map((file) => join(ROOT, file)),
       join(ROOT, "native/ring/ring.c"),
     ],
     { stdio: ["ignore", "ignore", "inherit"] },
   );
   expect(built.exitCode).toBe(0);
-  const late = new Home();
-  late.installation = app;
-  chmodSync(late.dir, 0o755);
+  const other = new Home();
+  other.installation = app;
+  chmodSync(other.dir, 0o755);
+  return other;
+}
+
+test("what a worker reports is not taken for its number, however late that comes", async () => {
+  if (skipUnless(hasNamespaces, "namespaces", "the order of reports")) return;
+  if (skipUnless(await hasTool("/usr/bin/gcc", "gcc"), "/usr/bin/gcc", "the order of reports")) return;
+  await using late = withShim("late", "ipc_report_tell", LATE_TELLER);
   const run = (...args: string[]) => late.cli("run", "--policy", policy, ...args);
   expect(await run("-c", "print('ran'); raise SystemExit(7)")).toEqual({ status: 7, stdout: "ran\n", stderr: "" });
   expect(await run("-c", "import os; os.kill(os.getpid(), 9)")).toEqual({ status: 137, stdout: "", stderr: "" });
   const gone = await run("--command", "/nobody/knows/this");
   expect(gone.status).toBe(127);
   expect(gone.stderr).toContain("No such file or directory (exec)");
-  await late[Symbol.asyncDispose]();
+});
+
+test("the shim is killed before anybody has reached it: nothing of the worker is left", async () => {
+  if (skipUnless(await hasTool("/usr/bin/gcc", "gcc"), "/usr/bin/gcc", "a shim that is killed at its start")) return;
+  await using deaf = withShim(
+    "deaf",
+    "listen",
+    "int __wrap_listen(int fd, int backlog) { return 0 * (fd + backlog); }",
+  );
+  const text = `import os, signal, time
+if os.fork() == 0:
+    os.setsid()
+    with open("grandchild~", "w") as file: file.write(str(os.getpid()))
+    os.rename("grandchild~", "grandchild")
+    time.sleep(600)
+while not os.path.exists("grandchild"): time.sleep(0.01)
+os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(600)
+`;
+  const { status, stderr } = await deaf.cli(
+    ...["start", deaf.script("tree.py", text), "--policy", "trusted", "--restart", "no", "-d", deaf.dir],
+  );
+  expect([status, stderr]).toEqual([1, expect.stringContaining("the shim ended with status 137")]);
+  const grandchild = Number(readFileSync(join(deaf.dir, "grandchild"), "utf8"));
+  expect(isAlive(grandchild)).toBe(false);
 });

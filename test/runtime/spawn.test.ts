@@ -50,6 +50,17 @@ def arguments(): return [sys.argv[1:], os.environ.get("COLOUR"), os.getcwd()]
 def end(status): os._exit(status)
 
 @ipcctl.expose
+def leave_shim():
+    seen, told = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        os.write(told, b"%d" % os.getpid())
+        time.sleep(1000)
+    with open("left", "wb") as file: file.write(os.read(seen, 16))
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)
+
+@ipcctl.expose
 def refuse(): signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 ipcctl.serve()
@@ -151,6 +162,16 @@ const failure = (promise: Promise<unknown>): Promise<unknown> =>
     () => undefined,
     (error: unknown) => error,
   );
+
+test("what a worker has begun whose shim is killed ends with it", async () => {
+  const own = await spawnPython(script, { policy: "trusted", cwd: folder });
+  const error = (await own.call("leave_shim").catch((one: unknown) => one)) as IpcError;
+  expect(error.code).toBe("START_FAILED");
+  const left = Number(readFileSync(join(folder, "left"), "utf8"));
+  await own[Symbol.asyncDispose]();
+  expect(isAlive(left)).toBe(false);
+  expect(runFolders()).toEqual([]);
+});
 
 test("a socket that is there before its shim listens is tried again, and an end is seen", async () => {
   const refused = new IpcError("NOT_RUNNING", "refused");
