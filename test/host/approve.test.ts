@@ -1,15 +1,15 @@
 /** Calls of high risk: the shipped daemon, its router, real workers, who says yes or no, and what dies between. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
-import { auditFolderOf } from "../../src/audit/spool.ts";
 import type { IpcError } from "../../src/base/errors.ts";
 import { Approvals } from "../../src/desk/approvals.ts";
 import type { ApprovalStatus } from "../../src/protocol/approval-answers.ts";
 import { VERBS, type Tag } from "../../src/protocol/verbs.ts";
 import { Home, outcomeOf, ROOT, waitUntil, within, withDaemon } from "../home.ts";
+import { recordsOf } from "./asking.ts";
 
 const SCRIPT = `
 import json, subprocess
@@ -102,10 +102,7 @@ class Scene {
   }
 
   records(spool: "daemon" | "router"): Record<string, unknown>[] {
-    return readFileSync(join(auditFolderOf(this.home.paths.stateDir), `${spool}.jsonl`), "utf8")
-      .trim()
-      .split("\n")
-      .map((line) => JSON.parse(line) as Record<string, unknown>);
+    return recordsOf(this.home, spool);
   }
 
   /** How often the call has been let through to its tool. */

@@ -8,6 +8,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from "node:path";
 import { auditFolderOf } from "../../src/audit/spool.ts";
 import { Home, ROOT, waitUntil } from "../home.ts";
+import { callIn, effectsOf } from "./asking.ts";
 
 const SECRET = 'Zq7/"k+a&<x>%41 9w=v';
 const ASKER = `
@@ -143,14 +144,7 @@ export default ({ credentials, data }) => {
 
 let home: Home;
 let ipc: Ipcctl;
-const effects = (what: string): number => {
-  const path = join(home.paths.dataDir, "trial/effects");
-  return existsSync(path)
-    ? readFileSync(path, "utf8")
-        .split("\n")
-        .filter((line) => line === what).length
-    : 0;
-};
+const effects = (what: string): number => effectsOf(home, "trial", what);
 beforeAll(async () => {
   home = new Home();
   const [folder, project, config] = [join(home.dir, "trial"), join(home.dir, "project"), join(home.paths.config, "..")];
@@ -179,20 +173,12 @@ type Outcome = {
   readonly result?: unknown;
   readonly error?: { readonly code: string; readonly message: string; readonly field?: string };
 };
-async function inWorker<T>(name: string, what: string, ...args: unknown[]): Promise<T> {
-  const worker = await ipc.worker(name);
-  try {
-    return await worker.call<T>(what, ...args);
-  } finally {
-    worker[Symbol.dispose]();
-  }
-}
 const base64 = (frame: string | Uint8Array): string => Buffer.from(frame as string).toString("base64");
 const send = async (name: string, ...frames: (string | Uint8Array)[]): Promise<Outcome[]> =>
-  await inWorker<Outcome[]>(name, "send", frames.map(base64), frames.length);
+  await callIn<Outcome[]>(ipc, name, "send", frames.map(base64), frames.length);
 const sendOne = async (frame: string | Uint8Array): Promise<Outcome> => (await send("alice", frame))[0]!;
 const ask = (name: string, what: string, args: object = {}): Promise<Record<string, unknown>> =>
-  inWorker(name, "ask", what, args);
+  callIn(ipc, name, "ask", what, args);
 let next = 0;
 const frame = (topic: string, args: unknown = {}, correlation = `c${next++}`): string =>
   JSON.stringify({ topic: `tool.invoke.${topic}`, correlation, arguments: args });
@@ -294,7 +280,7 @@ test("a correlation is its session's: sent again it gets the answer that was giv
   expect([effects("once replayed"), effects("once other")]).toEqual([2, 0]);
 
   // While it is under way: twice from the same worker, answered, cancelled and taken by another one.
-  await inWorker("alice", "send", [base64(frame("trial.gate", {}, "shared"))], 0);
+  await callIn(ipc, "alice", "send", [base64(frame("trial.gate", {}, "shared"))], 0);
   await waitUntil(() => effects("gate") === 1, "it is under way");
   expect((await sendOne(frame("trial.gate", {}, "shared"))).error?.code).toBe("DUPLICATE_CORRELATION");
   const forged = [
@@ -302,13 +288,13 @@ test("a correlation is its session's: sent again it gets the answer that was giv
     '{"correlation":"shared","error":{"code":"X","message":"","retriable":false}}',
   ];
   for (const { error } of await send("bob", ...forged)) expect(error?.code).toBe("MALFORMED");
-  await inWorker("bob", "send", [base64('{"topic":"tool.cancel","correlation":"shared","arguments":{}}')], 0);
+  await callIn(ipc, "bob", "send", [base64('{"topic":"tool.cancel","correlation":"shared","arguments":{}}')], 0);
   expect((await send("bob", frame("echo.echo", { value: 7 }, "shared")))[0]).toEqual({
     correlation: "shared",
     result: { value: 7 },
   });
   writeFileSync(join(home.paths.dataDir, "trial/open"), "");
-  expect(await inWorker<unknown>("alice", "receive", 1)).toEqual([{ correlation: "shared", result: "through" }]);
+  expect(await callIn<unknown>(ipc, "alice", "receive", 1)).toEqual([{ correlation: "shared", result: "through" }]);
   expect(effects("gate")).toBe(1);
   await expectServed();
 });
@@ -406,15 +392,15 @@ test("of calls at once as many are served as the rate says, by however many thre
   await home.start("racer", join(home.dir, "project/asker.py"), {
     ...{ cwd: join(home.dir, "project"), policy: JSON.stringify(policy) },
   });
-  expect(await inWorker<unknown>("racer", "race", "echo.echo", 8, 10)).toEqual({ served: 5, RATE_LIMITED: 75 });
+  expect(await callIn<unknown>(ipc, "racer", "race", "echo.echo", 8, 10)).toEqual({ served: 5, RATE_LIMITED: 75 });
   await expectServed();
 });
 
 test("a yes is for one call, however many ask and answer at once", async () => {
   const same = Array.from({ length: 3 }, (_, at) => frame("trial.danger", { value: "x" }, `danger${at}`));
-  await inWorker("alice", "send", [...same, same[0]!].map(base64), 0);
+  await callIn(ipc, "alice", "send", [...same, same[0]!].map(base64), 0);
   await waitUntil(async () => (await ipc.approvals()).length === 3, "a person is asked about each");
-  expect(await inWorker<Outcome[]>("alice", "receive", 1)).toMatchObject([
+  expect(await callIn<Outcome[]>(ipc, "alice", "receive", 1)).toMatchObject([
     { error: { code: "DUPLICATE_CORRELATION" } },
   ]);
   const [one, two, three] = await ipc.approvals();
@@ -432,14 +418,14 @@ test("a yes is for one call, however many ask and answer at once", async () => {
     ),
   ]);
   expect(said.at(-1)).toBe("no");
-  expect(await inWorker<Outcome[]>("alice", "receive", 1)).toMatchObject([{ result: { value: "x" } }]);
+  expect(await callIn<Outcome[]>(ipc, "alice", "receive", 1)).toMatchObject([{ result: { value: "x" } }]);
   expect(effects("danger x")).toBe(1);
   // Given up and asked for again in the same breath, it is another call.
   const again = [
     '{"topic":"tool.cancel","correlation":"danger1","arguments":{}}',
     frame("trial.danger", { value: "x" }, "danger1"),
   ];
-  await inWorker("alice", "send", again.map(base64), 0);
+  await callIn(ipc, "alice", "send", again.map(base64), 0);
   expect(
     await ipc.allow(two!.id, two!).then(
       () => "yes",
@@ -447,10 +433,12 @@ test("a yes is for one call, however many ask and answer at once", async () => {
     ),
   ).toBe("no");
   await ipc.deny(three!.id);
-  const told = await inWorker<Outcome[]>("alice", "receive", 2);
+  const told = await callIn<Outcome[]>(ipc, "alice", "receive", 2);
   expect(new Set(told.map(({ error }) => error?.code))).toEqual(new Set(["CANCELLED", "CONFIRMATION_DENIED"]));
   for (const { id } of await ipc.approvals()) await ipc.deny(id);
-  expect(await inWorker<Outcome[]>("alice", "receive", 1)).toMatchObject([{ error: { code: "CONFIRMATION_DENIED" } }]);
+  expect(await callIn<Outcome[]>(ipc, "alice", "receive", 1)).toMatchObject([
+    { error: { code: "CONFIRMATION_DENIED" } },
+  ]);
   expect(effects("danger x")).toBe(1);
   await expectServed();
 });

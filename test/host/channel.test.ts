@@ -5,10 +5,10 @@ import { Ipcctl } from "ipcctl";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
-import { auditFolderOf } from "../../src/audit/spool.ts";
-import { sleep } from "../../src/base/patience.ts";
 import { shortenSlice } from "../../src/plane/slice.ts";
 import { Home, waitUntil, withDaemon } from "../home.ts";
+import { untilQuiet } from "../quiet.ts";
+import { recordsOf } from "./asking.ts";
 
 const SCRIPT = `
 import asyncio, json, os, threading
@@ -84,11 +84,6 @@ const definition = (home: Home, more: object = {}): object => ({
 });
 const startAsker = (home: Home, name: string, more: object = {}): Promise<void> =>
   home.start(name, join(folderOf(home), "asker.py"), definition(home, more));
-const records = (home: Home): Record<string, unknown>[] =>
-  readFileSync(join(auditFolderOf(home.paths.stateDir), "router.jsonl"), "utf8")
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as Record<string, unknown>);
 
 let home: Home;
 let ipc: Ipcctl;
@@ -118,7 +113,7 @@ test("a tool answers, a wrong call says where, and each leaves a record with wha
   expect(await ask("asker", "echo.echo", { other: 1 })).toMatchObject({ code: "VALIDATION_FAILED", field: "value" });
   expect(await ask("asker", "memory.list")).toMatchObject({ code: "UNAUTHORIZED", stage: "authorise" });
   const session = "asker.1";
-  const told = records(home).filter(({ event, worker }) => event === "tool" && worker === "asker");
+  const told = recordsOf(home).filter(({ event, worker }) => event === "tool" && worker === "asker");
   expect(told.at(-4)).toMatchObject({ tool: "echo.echo", verdict: "granted", group: "asker", session });
   expect(told.at(-1)).toMatchObject({ tool: "memory.list", verdict: "denied", stage: "authorise", session });
 });
@@ -240,18 +235,7 @@ test("a worker that has asked and the router are not woken while nobody asks", a
   const worker = await ipc.worker("asker");
   expect(await worker.call("by_threads", 2, 50)).toEqual([100, []]);
   const pids = [(await ipc.status("host-router")).pid!, (await ipc.status("asker")).pid!];
-  const switches = (): number =>
-    pids.reduce((sum, pid) => {
-      const text = readFileSync(`/proc/${pid}/task/${pid}/status`, "utf8");
-      return sum + Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(text)![1]);
-    }, 0);
-  let last = -1;
-  await waitUntil(async () => {
-    const before = last;
-    last = switches();
-    await sleep(200);
-    return switches() === last && last === before;
-  }, "no main thread of them is scheduled");
+  await untilQuiet(() => pids.map((pid) => `/proc/${pid}/task/${pid}`), "no main thread of them is scheduled");
   worker[Symbol.dispose]();
 });
 

@@ -1,8 +1,10 @@
 /** Calls a plugin of a database as the host does: by its manifest, JSON both ways. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { tableFromIPC } from "apache-arrow";
 import { z } from "zod";
-import type { GroupFile, Running, ToolError } from "../../src/host/plugin.ts";
+import type { GroupFile, Running, TableAnswer, ToolError } from "../../src/host/plugin.ts";
+import type { Sealed } from "../../src/plane/sealed.ts";
 
 export type Answer = {
   readonly columns: readonly { readonly name: string; readonly type: string }[];
@@ -56,4 +58,20 @@ export function databaseCaller(plugin: string, { tools }: Running, files: () => 
       },
     );
   return { call, raw, query, execute, refusal };
+}
+
+/** What a statement gives as a table: beside the answer the types of its columns, and each of its rows. */
+export async function queryTable(
+  raw: (tool: string, args: object) => Promise<unknown>,
+  sql: string,
+): Promise<{
+  readonly answer: unknown;
+  readonly types: readonly string[];
+  readonly rows: (at: number) => readonly unknown[];
+}> {
+  const { table, answer } = (await raw("query", { sql, format: "arrow" })) as TableAnswer;
+  using sealed = table as Sealed;
+  const read = tableFromIPC(readFileSync(`/proc/self/fd/${sealed.fd}`));
+  const types = read.schema.fields.map((field) => String(field.type));
+  return { answer, types, rows: (at) => [...read.get(at)!].map(([, value]) => value as unknown) };
 }

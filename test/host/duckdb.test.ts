@@ -11,6 +11,7 @@ import type { Sealed } from "../../src/plane/sealed.ts";
 import { databaseCaller, type Answer } from "./database-caller.ts";
 import { Ipcctl } from "ipcctl";
 import { Home, waitUntil } from "../home.ts";
+import { callIn } from "./asking.ts";
 import { pythonWithPackages } from "../packages.ts";
 
 const ID = "01a21f5c-2d86-7520-b0d3-cb512fc5732e";
@@ -402,14 +403,7 @@ describe("the daemon", () => {
   let home: Home;
   let ipc: Ipcctl;
   let python: string | undefined;
-  const call = async <T>(worker: string, name: string, ...args: unknown[]): Promise<T> => {
-    const one = await ipc.worker(worker);
-    try {
-      return await one.call<T>(name, ...args);
-    } finally {
-      one[Symbol.dispose]();
-    }
-  };
+  const call = <T>(worker: string, name: string, ...args: unknown[]): Promise<T> => callIn(ipc, worker, name, ...args);
   const start = (name: string, more: object = {}): Promise<void> =>
     home.start(name, join(home.dir, "project/asker.py"), {
       ...{ cwd: join(home.dir, "project"), policy: "analysis", tools: ["duckdb.*", "tables.*"], ...more },

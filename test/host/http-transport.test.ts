@@ -4,8 +4,8 @@ import { Ipcctl } from "ipcctl";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
-import { auditFolderOf } from "../../src/audit/spool.ts";
 import { Home, isAlive, ROOT, waitUntil, withDaemon } from "../home.ts";
+import { recordsOf } from "./asking.ts";
 import { listen, type Listener } from "./listener.ts";
 import { installSlow, type Slow } from "./slow-plugin.ts";
 
@@ -128,11 +128,6 @@ const startAsker = (home: Home, name: string, more: object = {}): Promise<void> 
   home.start(name, join(folderOf(home), "asker.py"), {
     ...{ cwd: folderOf(home), policy: "analysis", tools: TOOLS, transport: "http", ...more },
   });
-const records = (home: Home, writer: string): Record<string, unknown>[] =>
-  readFileSync(join(auditFolderOf(home.paths.stateDir), `${writer}.jsonl`), "utf8")
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as Record<string, unknown>);
 
 let home: Home;
 let ipc: Ipcctl;
@@ -167,7 +162,7 @@ test("a call by HTTP goes through all stages, and leaves the same record as one 
     200,
     { id: "a", result: { value: 1 } },
   ]);
-  const told = records(home, "router").filter(({ worker }) => worker === "asker");
+  const told = recordsOf(home, "router").filter(({ worker }) => worker === "asker");
   expect(told.at(-1)).toMatchObject({
     ...{ event: "tool", tool: "echo.echo", verdict: "granted", group: "asker", session: "asker.1", correlation: "a" },
   });
@@ -270,7 +265,7 @@ test("the status says what kind of error it is", async () => {
   expect(
     await ask("asker", "call", { topic: "tool.invoke.echo.echo", correlation: "w", arguments: { value: 1 } }),
   ).toEqual([200, { correlation: "w", result: { value: 1 } }]);
-  const told = records(home, "router").filter(({ worker, code }) => worker === "asker" && code === "MALFORMED");
+  const told = recordsOf(home, "router").filter(({ worker, code }) => worker === "asker" && code === "MALFORMED");
   expect(told.length).toBe(3); // what is no request is in the audit as well
 });
 
@@ -337,7 +332,7 @@ test("a token is good for its own run, from wherever it comes, and nothing else 
   await home.cli("stop", "other");
   expect((await post(ECHO, bearer(next))).status).toBe(401);
   expect(
-    records(home, "daemon").filter(({ event, verdict }) => event === "tool" && verdict === "denied").length,
+    recordsOf(home, "daemon").filter(({ event, verdict }) => event === "tool" && verdict === "denied").length,
   ).toBeGreaterThan(0);
   for (const path of [home.paths.daemonLog, home.paths.database])
     expect(readFileSync(path, "latin1")).not.toContain(next);

@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { auditFolderOf } from "../../src/audit/spool.ts";
 import { readRunRecord } from "../../src/shim/records.ts";
 import { copyOfApp, Home, isAlive, waitUntil } from "../home.ts";
+import { callIn } from "./asking.ts";
 import { skipUnless } from "../needs.ts";
 import { hasPostgres, startPostgres, type Postgres } from "../real/postgres.ts";
 import { buildRouter, type Change } from "./changed-router.ts";
@@ -196,15 +197,6 @@ type Outcome = {
 };
 type Cell = { readonly id: string; readonly stage: Stage; readonly kind: (typeof KINDS)[number]; readonly by: string };
 
-async function inWorker<T>(name: string, what: string, ...args: unknown[]): Promise<T> {
-  const worker = await ipc.worker(name);
-  try {
-    return await worker.call<T>(what, ...args);
-  } finally {
-    worker[Symbol.dispose]();
-  }
-}
-
 /** With all of its threads: as long as one of them ends, its descriptors are open. */
 function isGone(pid: number): boolean {
   try {
@@ -268,13 +260,13 @@ async function begin(victim: Victim): Promise<Cell[]> {
     })),
   );
   for (const cell of cells.filter(({ stage }) => stage !== "asked"))
-    await inWorker(cell.by, "begin", toolOf(cell), cell.id, STAGES[cell.stage]);
+    await callIn(ipc, cell.by, "begin", toolOf(cell), cell.id, STAGES[cell.stage]);
   await waitUntil(async () => {
     await approveAll();
     return cells.every(({ id, stage }) => stage === "asked" || existsSync(trial(`at ${id}`)));
   }, "all calls are where they are to stop");
   for (const cell of cells.filter(({ stage }) => stage === "asked"))
-    await inWorker(cell.by, "begin", toolOf(cell), cell.id, "");
+    await callIn(ipc, cell.by, "begin", toolOf(cell), cell.id, "");
   await waitUntil(async () => (await ipc.approvals()).length === KINDS.length, "a person is asked");
   return cells;
 }
@@ -292,8 +284,8 @@ async function leaveUnread(cells: readonly Cell[], correlations: ReadonlyMap<str
 
 async function correlationsOf(): Promise<Map<string, string>> {
   const [asker, late] = [
-    await inWorker<Record<string, string>>("asker", "asked"),
-    await inWorker<Record<string, string>>("late", "asked"),
+    await callIn<Record<string, string>>(ipc, "asker", "asked"),
+    await callIn<Record<string, string>>(ipc, "late", "asked"),
   ];
   return new Map(Object.entries({ ...asker, ...late }));
 }
@@ -318,7 +310,7 @@ async function ends(
         await approveAll();
         for (const by of ["asker", "late"]) {
           const ids = cells.filter((cell) => cell.by === by).map(({ id }) => id);
-          for (const [id, outcome] of Object.entries(await inWorker<Record<string, Outcome>>(by, "ended", ids)))
+          for (const [id, outcome] of Object.entries(await callIn<Record<string, Outcome>>(ipc, by, "ended", ids)))
             found.set(id, outcome);
         }
       }
@@ -367,12 +359,12 @@ async function kill(victim: Victim, cells: readonly Cell[], correlations: Readon
     for (const kind of KINDS) {
       const id = `${victim} ${cells[0]!.stage} next ${kind} ${by}`;
       const isBegun = (): Promise<boolean> =>
-        inWorker(by, "begin", kind, id, "").then(
+        callIn(ipc, by, "begin", kind, id, "").then(
           () => true,
           () => false, // its worker is being started again
         );
       await waitUntil(isBegun, "there is a worker");
-      const ended = (): Promise<object> => inWorker<object>(by, "ended", [id]);
+      const ended = (): Promise<object> => callIn<object>(ipc, by, "ended", [id]);
       await waitUntil(async () => Object.hasOwn(await ended(), id), "the next call has ended");
       expect(await ended()).toEqual({ [id]: { result: { cell: id } } });
       expect(await effects(id)).toBe(1);
@@ -411,7 +403,7 @@ test.skipIf(isSkipped).each(VICTIMS)("kill -9 of the %s while the plugin is bein
   expect((await home.cli("stop", "plugin-trial")).status).toBe(0);
   const stage = "starting";
   const cells = KINDS.map((kind): Cell => ({ id: `${victim} ${stage} ${kind}`, stage, kind, by: "asker" }));
-  for (const { id, by, kind } of cells) await inWorker(by, "begin", kind, id, "");
+  for (const { id, by, kind } of cells) await callIn(ipc, by, "begin", kind, id, "");
   await waitUntil(() => existsSync(trial("at start")), "the plugin is being started");
   rmSync(trial("hold"));
   await kill(victim, cells, await correlationsOf());

@@ -1,15 +1,12 @@
 /** The plugin `mysql` on a real MariaDB: what it answers, and what no statement of a worker may do. */
-import { tableFromIPC } from "apache-arrow";
-import type { Sealed } from "../../src/plane/sealed.ts";
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
 import mysql from "../../plugins/mysql/handler.ts";
-import type { Running, TableAnswer } from "../../src/host/plugin.ts";
+import type { Running } from "../../src/host/plugin.ts";
 import type { SqlConfig } from "../../src/sql/sql-tools.ts";
 import { waitUntil } from "../deadline.ts";
 import { skipUnless } from "../needs.ts";
 import { hasMariadb, startMariadb, type Mariadb } from "../real/mariadb.ts";
-import { checkedConfig, databaseCaller } from "./database-caller.ts";
+import { checkedConfig, databaseCaller, queryTable } from "./database-caller.ts";
 
 const PASSWORD = "correct-horse-battery";
 const isSkipped = skipUnless(await hasMariadb(), "MariaDB", "the plugin mysql");
@@ -478,20 +475,13 @@ test.skipIf(isSkipped)(
   "a table has the rows with their types, and all that make it too large are refused",
   async () => {
     const { raw, refusal } = await start();
-    const { table, answer } = (await raw("query", {
-      sql: "select cast(seq as int) as a, cast(seq as signed) as b, seq * 0.5e0 as c, concat('text ', seq) as d from seq_1_to_20000",
-      format: "arrow",
-    })) as TableAnswer;
-    using sealed = table as Sealed;
-    const read = tableFromIPC(readFileSync(`/proc/self/fd/${sealed.fd}`));
+    const { answer, types, rows } = await queryTable(
+      raw,
+      "select cast(seq as int) as a, cast(seq as signed) as b, seq * 0.5e0 as c, concat('text ', seq) as d from seq_1_to_20000",
+    );
     expect(answer).toMatchObject({ row_count: 20_000, truncated: false });
-    expect(read.schema.fields.map((field) => String(field.type))).toEqual(["Int64", "Int64", "Float64", "Utf8"]);
-    expect([...read.get(19_999)!].map(([, value]) => value as unknown)).toEqual([
-      20_000n,
-      20_000n,
-      10_000,
-      "text 20000",
-    ]);
+    expect(types).toEqual(["Int64", "Int64", "Float64", "Utf8"]);
+    expect(rows(19_999)).toEqual([20_000n, 20_000n, 10_000, "text 20000"]);
     const large = "select repeat('x', 1000000) from seq_1_to_300";
     expect(await refusal("query", { sql: large, format: "arrow" })).toMatchObject({ code: "TABLE_TOO_LARGE" });
   },

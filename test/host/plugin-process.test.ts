@@ -5,6 +5,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from "node:path";
 import { auditFolderOf } from "../../src/audit/spool.ts";
 import { Home, waitUntil } from "../home.ts";
+import { callIn, effectsOf } from "./asking.ts";
 
 const SECRET = "correct-horse-battery-staple";
 const ASKER = `
@@ -102,22 +103,8 @@ let ipc: Ipcctl;
 const ask = (name: string): Promise<Outcome> => inAsker("ask", name, {});
 /** While others go on. */
 const askBeside = (name: string): Promise<Outcome> => inAsker("beside", name);
-const inAsker = async (what: string, ...args: unknown[]): Promise<Outcome> => {
-  const worker = await ipc.worker("asker");
-  try {
-    return await worker.call<Outcome>(what, ...args);
-  } finally {
-    worker[Symbol.dispose]();
-  }
-};
-const effects = (what: string): number => {
-  const path = join(home.paths.dataDir, "trial/effects");
-  return existsSync(path)
-    ? readFileSync(path, "utf8")
-        .split("\n")
-        .filter((line) => line === what).length
-    : 0;
-};
+const inAsker = (what: string, ...args: unknown[]): Promise<Outcome> => callIn(ipc, "asker", what, ...args);
+const effects = (what: string): number => effectsOf(home, "trial", what);
 
 beforeAll(async () => {
   home = new Home();

@@ -1,7 +1,8 @@
 /** A plugin whose tools wait, fail or are refused, for tests of those who call it. */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Home } from "../home.ts";
+import { effectsOf } from "./asking.ts";
 
 const tool = (name: string, more: object = {}): object => ({
   ...{ name, description: name, risk_level: "low", idempotent: true, ...more },
@@ -63,11 +64,7 @@ export async function installSlow(home: Home): Promise<Slow> {
   await home.cli("plugin", "accept", "slow", "--digest", digest);
   const data = join(home.paths.dataDir, "slow");
   return {
-    effects: (what) => {
-      const path = join(data, "effects");
-      const lines = existsSync(path) ? readFileSync(path, "utf8").split("\n") : [];
-      return lines.filter((line) => line === what).length;
-    },
+    effects: (what) => effectsOf(home, "slow", what),
     open: (name) => writeFileSync(join(data, `open ${name}`), ""),
   };
 }

@@ -4,12 +4,12 @@
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { STAGES, type Stage } from "../../contract/host.ts";
-import { auditFolderOf } from "../../src/audit/spool.ts";
 import { copyOfApp, Home } from "../home.ts";
+import { callIn, recordsOf } from "./asking.ts";
 import { buildRouter } from "./changed-router.ts";
 
 const ASKER = `
@@ -84,15 +84,9 @@ async function probe(): Promise<{ readonly said: Record<string, unknown>; readon
     tools,
     approval_timeout: "100ms",
   });
-  const worker = await ipc.worker("asker");
   const said: Record<string, unknown> = {};
-  for (const [stage, [sent]] of Object.entries(PROBES)) said[stage] = await worker.call("send", sent);
-  worker[Symbol.dispose]();
-  const lines = readFileSync(join(auditFolderOf(home.paths.stateDir), "router.jsonl"), "utf8")
-    .trim()
-    .split("\n");
-  const named = lines.map((line) => (JSON.parse(line) as { event: string; stage?: string }).stage);
-  return { said, named };
+  for (const [stage, [sent]] of Object.entries(PROBES)) said[stage] = await callIn(ipc, "asker", "send", sent);
+  return { said, named: recordsOf(home).map(({ stage }) => stage as string | undefined) };
 }
 
 test("each stage refuses what it is there for, and the audit names it", async () => {

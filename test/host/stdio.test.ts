@@ -3,10 +3,10 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { auditFolderOf } from "../../src/audit/spool.ts";
 import { limit } from "../../src/base/limits.ts";
 import { mountDisk, resizeDisk, unmountDisk } from "../disk.ts";
 import { Home, isAlive, ROOT, waitUntil, withDaemon } from "../home.ts";
+import { recordsOf } from "./asking.ts";
 import { skipUnless } from "../needs.ts";
 import { installNode, NODE_VERSION } from "../node.ts";
 import { seed } from "../seed.ts";
@@ -71,11 +71,7 @@ async function run(name: string, text: string, more: object = {}): Promise<{ raw
 }
 
 const records = (worker: string): Record<string, unknown>[] =>
-  readFileSync(join(auditFolderOf(home.paths.stateDir), "router.jsonl"), "utf8")
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as Record<string, unknown>)
-    .filter((record) => record.worker === worker && record.event === "tool");
+  recordsOf(home).filter((record) => record.worker === worker && record.event === "tool");
 
 /** What scripts begin with that ask in Python. */
 const ASK = `import json, os, sys, time

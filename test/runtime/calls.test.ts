@@ -4,10 +4,10 @@
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { IpcError, Ipcctl, PythonError, shared, type PythonWorker } from "ipcctl";
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Home, isAlive, ROOT, waitUntil, workerPrelude } from "../home.ts";
-import { sleep } from "../../src/base/patience.ts";
+import { untilQuiet } from "../quiet.ts";
 
 const WORKER = `${workerPrelude()}
 import asyncio, os, threading, time
@@ -819,16 +819,6 @@ test("an idle worker with a channel open is not woken", async () => {
   py = await ipc.start(home.script("worker.py", WORKER), { cwd: home.dir });
   expect(await py.call("add", 1, 1)).toBe(2);
   const { pid } = await home.status("worker");
-  const switches = (): number =>
-    readdirSync(`/proc/${pid}/task`).reduce((sum, task) => {
-      const text = readFileSync(`/proc/${pid}/task/${task}/status`, "utf8");
-      return sum + Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(text)![1]);
-    }, 0);
-  let last = -1;
-  await waitUntil(async () => {
-    const before = last;
-    last = switches();
-    await sleep(200);
-    return switches() === last && last === before;
-  }, "no thread of it is scheduled");
+  const tasks = `/proc/${pid}/task`;
+  await untilQuiet(() => readdirSync(tasks).map((task) => `${tasks}/${task}`), "no thread of it is scheduled");
 });
