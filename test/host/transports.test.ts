@@ -213,10 +213,10 @@ test("stdioCalls: as many of the calls of a program are sent, and one that waits
     `
 import asyncio
 from ipcctl import host
-async def ask():
-    try: await host.acall("slow.gate", deadline=3)
+async def ask(deadline):
+    try: await host.acall("slow.gate", deadline=deadline)
     except host.HostError as error: return error.code
-async def all(): return await asyncio.gather(*(ask() for _ in range(${most + 1})))
+async def all(): return await asyncio.gather(*(ask(5) for _ in range(${most})), ask(1)) # it is over before one is free
 told = asyncio.run(all())
 print(told.count("UNKNOWN_OUTCOME"), told.count("PLUGIN_UNAVAILABLE"))
 `,
