@@ -1,6 +1,7 @@
 /** Texts by which a model learns when to call the tools of a plugin: `skills/NAME.md` in its folder. */
 import { closeSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
+import duckdb from "../../plugins/duckdb/skills/duckdb.md" with { type: "text" };
 import echo from "../../plugins/echo/skills/echo.md" with { type: "text" };
 import files from "../../plugins/files/skills/files.md" with { type: "text" };
 import http from "../../plugins/http/skills/http.md" with { type: "text" };
@@ -11,7 +12,7 @@ import project from "../../plugins/project/skills/project.md" with { type: "text
 import { limit } from "../base/limits.ts";
 
 /** Of those that come with ipcctl. */
-const SHIPPED: Readonly<Record<string, string>> = { echo, files, http, memory, mysql, postgres, project };
+const SHIPPED: Readonly<Record<string, string>> = { duckdb, echo, files, http, memory, mysql, postgres, project };
 
 /**
  * Undefined if it has none that can be read.

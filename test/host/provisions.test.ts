@@ -1,6 +1,6 @@
 /** What the router keeps of programs that provide tools, without any of them. */
 import { expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
@@ -9,6 +9,7 @@ import { CORE_TOOLS, runCore } from "../../src/host/core-tools.ts";
 import { Grants } from "../../src/host/host-tools.ts";
 import type { Session } from "../../src/host/pipeline.ts";
 import { parseTools } from "../../src/host/manifest.ts";
+import { shippedManifests } from "../../src/host/shipped-manifests.ts";
 import { skillOf } from "../../src/host/skills.ts";
 import { parseRequest } from "../../src/protocol/requests.ts";
 import { Provisions } from "../../src/router/provisions.ts";
@@ -107,6 +108,13 @@ test("skillBytes: of a program as many, and one more is refused", () => {
     );
   const most = LIMITS.skillBytes.value;
   expect([ask(most), ask(most + 1)]).toEqual(["none", "BAD_REQUEST"]);
+});
+
+test("every plugin that comes with ipcctl says when to call its tools", () => {
+  const names = [...shippedManifests().keys()];
+  const textOf = (name: string): string =>
+    readFileSync(join(import.meta.dir, "../../plugins", name, "skills", `${name}.md`), "utf8");
+  expect(names.map((name) => skillOf(name, undefined))).toEqual(names.map(textOf));
 });
 
 test("skillBytes: a text of as many bytes is told whole, and a longer one is cut", () => {
