@@ -1,6 +1,6 @@
 /** The composition of the daemon: each part uses the ones above it, and shutdown takes them apart in reverse order. */
 import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync, writeSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import type { Logger } from "pino";
 import { AuditCollector } from "../audit/collector.ts";
 import type { AuditRecord } from "../audit/schema.ts";
@@ -352,7 +352,7 @@ async function takeIn(registry: Registry, { workersDir }: Paths, notices: Notice
 /** Whether a daemon before has left some, or there are rules for them: most machines have neither. */
 function hasEvents({ config, dataDir }: Paths): boolean {
   const files = ["queue", "schedule", "sessions"].map((name) => join(dataDir, `${name}.sqlite`));
-  return [join(dirname(config), "host.json"), ...files].some((path) => existsSync(path));
+  return [hostConfigPath(config), ...files].some((path) => existsSync(path));
 }
 
 type EventParts = Pick<HostEventsDeps, "credentials" | "onAuditKept" | "onTrouble"> & {
