@@ -11,6 +11,7 @@ import { manifestJsonSchema } from "../src/host/manifest.ts";
 import { projectJsonSchema } from "../src/protocol/project.ts";
 import { buildProgram } from "../src/cli/command-table.ts";
 import { contractHeader, contractModule, DOCUMENTS, editionModule, withTables } from "./contract.ts";
+import { pluginDeclarations } from "./declarations.ts";
 import { pythonTypes } from "./verbs.ts";
 import { EFFECTS, EVENTS, STATES, TABLE, type Event, type State } from "../src/workers/states.ts";
 
@@ -146,6 +147,7 @@ if (import.meta.main) {
   writeFileSync(join(root, "native/contract.h"), contractHeader());
   writeFileSync(join(root, "python/ipcctl/_contract.py"), contractModule());
   writeFileSync(join(root, "python/ipcctl/_verbs.py"), pythonTypes());
+  writeFileSync(join(root, "src/cli/plugin-declarations.ts"), pluginDeclarations());
   for (const file of Object.keys(DOCUMENTS)) {
     const path = join(docs, file);
     writeFileSync(path, withTables(file, readFileSync(path, "utf8")));

@@ -1,64 +1,70 @@
-/** What `plugin new` writes beside a handler, so that it is checked wherever its folder is. */
-
-/** As `src/host/plugin.ts` has it. */
+/** Written by scripts/generate.ts from src/host/plugin.ts. `plugin new` writes it beside a handler. */
 export const DECLARATIONS = `/** What a handler is written against. Written by: ipcctl plugin new. */
 declare module "ipcctl/plugin" {
   /** Who asks, as the host knows it: nothing of it comes from the worker. */
   export type ToolRequest = {
+    /** The worker's name, and its session: one run of it. */
     readonly worker: string;
-    /** One run of the worker. */
     readonly session: string;
     /** The unit of authorisation and storage. */
     readonly group: string;
     readonly correlation: string;
+    /** Of a plugin that reads the files of the group: those whose names stand in the arguments. */
+    readonly files?: readonly GroupFile[] | undefined;
     /** Aborted when the worker gives up or ends, or the deadline has passed. */
     readonly signal: AbortSignal;
   };
-
+  /** A file of the group. Its content is the file of this id in the folder \`contents\`. */
+  export type GroupFile = {
+    readonly id: string;
+    readonly name: string;
+    readonly conversation_id: string | null;
+  };
+  /**
+   * An answer with a table beside it, as a stream of Arrow in memory that the worker maps: nobody on its way reads it.
+   */
+  export class TableAnswer {
+    readonly answer: object;
+    readonly table: Uint8Array;
+    /** @param table as a stream of Arrow's IPC format; bytes are copied to shared memory */
+    constructor(answer: object, table: Uint8Array);
+  }
   /** What a handler says deliberately: the worker gets code, text and field as they are. */
   export class ToolError extends Error {
     readonly code: string;
     readonly retriable: boolean;
     readonly field: string | undefined;
-    constructor(code: string, message: string, more?: { readonly retriable?: boolean; readonly field?: string });
+    constructor(code: string, message: string, more?: {
+      readonly retriable?: boolean;
+      readonly field?: string;
+    });
   }
-
   /** As a method, so that a tool may say of which type its arguments are: the schema in the manifest has checked them. */
-  type ToolMethod = { run(args: Readonly<Record<string, unknown>>, request: ToolRequest): unknown };
-
+  type ToolMethod = {
+    run(args: Readonly<Record<string, unknown>>, request: ToolRequest): unknown;
+  };
   /** The answer is JSON. */
   export type Tool = ToolMethod["run"];
-
+  /** What a plugin gets when it is started. */
   export type PluginStart<Config> = {
-    /** Of host.json, checked by config_schema of the manifest. */
+    /** Of \`host.json\`, checked by \`config_schema\` of the manifest. */
     readonly config: Config;
-    /** By name, as the manifest declares them. */
+    /** By name, as the manifest declares them: told once, and nowhere else. */
     readonly credentials: Readonly<Record<string, string>>;
     /** A folder of its own that it may write. */
     readonly data: string;
+    /** The contents of the files of the group, for a plugin that reads them. */
+    readonly contents?: string | undefined;
     /** Whether its policy looks up names: then the addresses that it gets for them are those of the policy's stub. */
     readonly isGuarded?: boolean;
   };
-
+  /** A started plugin. */
   export type Running = {
     readonly tools: Readonly<Record<string, Tool>>;
-    /** A live check of credential and service. It throws what is wrong. */
+    /** A live check of credential and service. @throws with what is wrong */
     readonly verify?: () => Promise<void>;
     readonly shutdown?: () => Promise<void>;
   };
-
   export type Plugin<Config = unknown> = (start: PluginStart<Config>) => Running | Promise<Running>;
 }
 `;
-
-/** The test needs what comes with Bun; the handler needs nothing. */
-export const TSCONFIG = `${JSON.stringify(
-  {
-    compilerOptions: {
-      ...{ target: "es2022", module: "preserve", strict: true, noEmit: true, skipLibCheck: true, types: [] },
-    },
-    include: ["handler.ts", "ipcctl-plugin.d.ts"],
-  },
-  null,
-  2,
-)}\n`;

@@ -6,7 +6,7 @@ import { shellWord } from "../base/shell-words.ts";
 import { parsePluginName } from "../host/manifest.ts";
 import { pluginsFolderOf } from "../host/plugins-found.ts";
 import { shippedManifests } from "../host/shipped-manifests.ts";
-import { DECLARATIONS, TSCONFIG } from "./plugin-declarations.ts";
+import { DECLARATIONS } from "./plugin-declarations.ts";
 import { jsonText, printable, type Context } from "./context.ts";
 
 export type NewFlags = { lang?: "ts" | "python"; directory?: string };
@@ -96,6 +96,18 @@ ipcctl.host.call("${name}.greet", name="Ada")["text"]  # 'Hello, Ada'
 \`\`\`
 `;
 }
+
+/** The test needs what comes with Bun; the handler needs nothing. */
+const TSCONFIG = `${JSON.stringify(
+  {
+    compilerOptions: {
+      ...{ target: "es2022", module: "preserve", strict: true, noEmit: true, skipLibCheck: true, types: [] },
+    },
+    include: ["handler.ts", "ipcctl-plugin.d.ts"],
+  },
+  null,
+  2,
+)}\n`;
 
 /** Of what is written; nothing here imports it. */
 const HERE = ".";

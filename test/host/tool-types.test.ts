@@ -167,10 +167,22 @@ test("what is asked for wrongly is refused, and what programs provide is declare
   expect((await home.cli("types", "--tools")).stdout).not.toContain("mine");
 });
 
+const WITH_TABLES = `import { TableAnswer, type Plugin } from "ipcctl/plugin";
+const plugin: Plugin = ({ contents }) => ({
+  tools: {
+    read: (_, { files = [] }) =>
+      new TableAnswer({ places: files.map(({ id }) => \`\${contents}/\${id}\`), truncated: false }, new Uint8Array(8)),
+  },
+});
+export default plugin;
+`;
+
 test("a plugin that `plugin new` has written is checked by the compiler, in a folder without anything else", async () => {
   expect((await home.cli("plugin", "new", "weather", "-d", "apart")).status).toBe(0);
   const folder = join(home.dir, "apart/weather");
   const check = (): string => Bun.spawnSync(["node", TSC, "-p", folder], { cwd: folder }).stdout.toString();
+  expect(check()).toBe("");
+  home.script("apart/weather/handler.ts", WITH_TABLES);
   expect(check()).toBe("");
   home.script(
     "apart/weather/handler.ts",

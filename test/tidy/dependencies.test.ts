@@ -22,7 +22,6 @@ const tools = textOf("test/**/*.ts", "bench/*.{ts,mjs}", "scripts/*", "tsconfig.
 /** What of a package stands where it is used without being imported. */
 const USED_AS: Readonly<Record<string, string>> = {
   "@types/bun": '"types": ["bun"]',
-  "@typescript/typescript6": '"tsc6"',
   oxlint: ".bin/oxlint ",
   "oxlint-tsgolint": "oxlint --type-aware",
   typescript: '"tsc"',

@@ -12,6 +12,7 @@ import {
   statesDocument,
 } from "../../scripts/generate.ts";
 import { contractHeader, contractModule, DOCUMENTS, editionModule, withTables } from "../../scripts/contract.ts";
+import { pluginDeclarations } from "../../scripts/declarations.ts";
 import { pythonTypes } from "../../scripts/verbs.ts";
 import { toWorkerId } from "../../src/base/names.ts";
 import { parseDurationMs, parseMomentMs, parseSizeBytes } from "../../src/base/units.ts";
@@ -31,6 +32,7 @@ test("the documents drawn from tables are what the tables say", () => {
   expect(readFileSync(join(root, "native/contract.h"), "utf8")).toBe(contractHeader());
   expect(readFileSync(join(root, "python/ipcctl/_contract.py"), "utf8")).toBe(contractModule());
   expect(readFileSync(join(root, "python/ipcctl/_verbs.py"), "utf8")).toBe(pythonTypes());
+  expect(readFileSync(join(root, "src/cli/plugin-declarations.ts"), "utf8")).toBe(pluginDeclarations());
   for (const [file, tables] of Object.entries(DOCUMENTS)) {
     const text = readFileSync(join(root, "docs", file), "utf8");
     expect(text).toBe(withTables(file, text));
