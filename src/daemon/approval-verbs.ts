@@ -4,20 +4,15 @@ import type { Approvals, Grant, Pending } from "../desk/approvals.ts";
 import { pagesOf, renderField, renderText, renderValue } from "../desk/render.ts";
 import type { ApprovalStatus, GrantStatus } from "../protocol/approval-answers.ts";
 import { data, success } from "../protocol/responses.ts";
-import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
+import type { Tag } from "../protocol/verbs.ts";
+import type { VerbTable } from "./verb-table.ts";
 
 type ApprovalDeps = { readonly approvals: Approvals };
 
 type Asked = { readonly uid: number };
 export type ApprovalTag = Extract<Tag, `${string}Approval` | "ListApprovals" | "ListGrants" | "RevokeGrant">;
 
-export const APPROVAL_HANDLERS: {
-  readonly [T in ApprovalTag]: (
-    request: RequestOf<T>,
-    deps: ApprovalDeps,
-    caller: Asked,
-  ) => AnswerOf<T> | Promise<AnswerOf<T>>;
-} = {
+export const APPROVAL_HANDLERS: VerbTable<ApprovalTag, ApprovalDeps, Asked> = {
   ListApprovals: (_, { approvals }) => data(approvals.list().map(statusOf)),
   ShowApproval: ({ id, page }, { approvals }) => {
     const pending = approvals.get(id);

@@ -5,16 +5,15 @@ import { parseCredentialName, type CredentialName } from "../desk/credential-nam
 import type { Credentials, Verified } from "../desk/credentials.ts";
 import { requireSafeUrl } from "../desk/oauth.ts";
 import { data, success } from "../protocol/responses.ts";
-import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
+import type { Tag } from "../protocol/verbs.ts";
+import type { VerbTable } from "./verb-table.ts";
 
 export type AuthDeps = { readonly credentials: Credentials; readonly audit: AuditSpool };
 
 type Asked = { readonly uid: number };
 export type AuthTag = Extract<Tag, `Auth${string}`>;
 
-export const AUTH_HANDLERS: {
-  readonly [T in AuthTag]: (request: RequestOf<T>, deps: AuthDeps, caller: Asked) => AnswerOf<T> | Promise<AnswerOf<T>>;
-} = {
+export const AUTH_HANDLERS: VerbTable<AuthTag, AuthDeps, Asked> = {
   AuthAdd: ({ name: text, plugin, value }, deps, caller) => {
     const name = parseCredentialName(text, plugin);
     recorded(deps, caller, { credential: name.full, action: "add" }, () => deps.credentials.add(name, value));

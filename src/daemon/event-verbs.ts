@@ -3,13 +3,14 @@ import { IpcError } from "../base/errors.ts";
 import { atMost } from "../base/patience.ts";
 import { data, success } from "../protocol/responses.ts";
 import type { EntryInfo, TaskInfo, TaskRunInfo } from "../protocol/happenings.ts";
-import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
+import type { Tag } from "../protocol/verbs.ts";
 import { PROMPT_TOPIC } from "../queue/dispatcher.ts";
 import type { Entry } from "../queue/event-queue.ts";
 import { requireTopic } from "../base/topics.ts";
 import type { TaskStatus } from "../schedule/scheduler.ts";
 import type { TaskRun } from "../schedule/task-store.ts";
 import type { HostEvents, TaskAction } from "./host-events.ts";
+import type { VerbTable } from "./verb-table.ts";
 
 export type EventDeps = { readonly events: HostEvents };
 
@@ -18,13 +19,7 @@ export type EventTag = Extract<
   "Publish" | "WaitEvent" | `${string}Task` | "ListTasks" | "ReadTaskRuns" | `${string}Queue`
 >;
 
-export const EVENT_HANDLERS: {
-  readonly [T in EventTag]: (
-    request: RequestOf<T>,
-    deps: EventDeps,
-    caller: { readonly uid: number },
-  ) => AnswerOf<T> | Promise<AnswerOf<T>>;
-} = {
+export const EVENT_HANDLERS: VerbTable<EventTag, EventDeps, { readonly uid: number }> = {
   Publish: ({ topic, data: content, key }, { events }, { uid }) => {
     const event = { topic: requireTopic(topic), data: content, key, source: `user ${uid}` };
     const { id, isNew } = events.open().dispatcher.publish(event);
@@ -72,7 +67,7 @@ export const EVENT_HANDLERS: {
     const { queue, dispatcher } = events.open();
     const count = ids.length === 0 ? queue.retryDead() : ids.map((id) => queue.retry(id)).length;
     dispatcher.look();
-    return { Success: { ...success(`Tries ${count} again`).Success, count } };
+    return { Success: { message: `Tries ${count} again`, count } };
   },
   DropQueue: ({ ids }, { events }) => {
     const { queue, dispatcher } = events.open();

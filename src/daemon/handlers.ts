@@ -35,6 +35,7 @@ import type { KnownPlugins } from "./known-plugins.ts";
 import type { PluginTag } from "./plugin-verbs.ts";
 import type { SessionTag } from "./session-verbs.ts";
 import type { Stores, StoreTag } from "./store-verbs.ts";
+import type { VerbTable } from "./verb-table.ts";
 
 /** Who asks: a peer with credentials from the kernel, and which of its connections. */
 export type Caller = {
@@ -66,17 +67,10 @@ export type HandlerDeps = {
 
 /** Subscriptions belong to the session. */
 export type Handled = Exclude<Tag, "Subscribe" | "Unsubscribe">;
-type Handler<T extends Tag> = (
-  request: RequestOf<T>,
-  deps: HandlerDeps,
-  caller: Caller,
-) => Promise<AnswerOf<T>> | AnswerOf<T>;
+/** The others have tables of their own, which are loaded when one of them is asked for. */
+type Loaded = AuthTag | EventTag | ListenerTag | SessionTag | PluginTag | StoreTag | ApprovalTag;
 
-const HANDLERS: {
-  readonly [
-    T in Exclude<Handled, AuthTag | EventTag | ListenerTag | SessionTag | PluginTag | StoreTag | ApprovalTag>
-  ]: Handler<T>;
-} = {
+const HANDLERS: VerbTable<Exclude<Handled, Loaded>, HandlerDeps, Caller> = {
   Start: start,
   Stop: stop,
   Restart: restart,
@@ -115,7 +109,7 @@ export async function handle<T extends Handled>(
   const { tag } = request;
   if (VERBS[tag].risk !== "read") deps.onAsked(tag, caller);
   const handler = Object.hasOwn(HANDLERS, tag) ? HANDLERS[tag as keyof typeof HANDLERS] : await loadHandler(tag, deps);
-  return (handler as Handler<T>)(request, deps, caller); // the tables pair tag and handler
+  return (handler as VerbTable<T, HandlerDeps, Caller>[T])(request, deps, caller); // the tables pair tag and handler
 }
 
 /** Most daemons never need these, which would make each of them larger by a tenth. */
@@ -159,7 +153,8 @@ async function loadHandler(tag: Tag, deps: HandlerDeps): Promise<unknown> {
   }
   const { STORE_HANDLERS } = await import("./store-verbs.ts");
   const stores = await deps.stores();
-  return (request: RequestOf<StoreTag>) => STORE_HANDLERS[tag as StoreTag](request as never, { stores });
+  return (request: RequestOf<StoreTag>, _: HandlerDeps, caller: Caller) =>
+    STORE_HANDLERS[tag as StoreTag](request as never, { stores }, caller);
 }
 
 async function start(

@@ -10,6 +10,7 @@ import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
 import type { HostCalls } from "./host-calls.ts";
 import type { HostEvents } from "./host-events.ts";
 import type { Listeners } from "./listeners.ts";
+import type { VerbTable } from "./verb-table.ts";
 
 export type ListenerDeps = {
   readonly listeners: Listeners;
@@ -21,13 +22,7 @@ export type ListenerDeps = {
 
 export type ListenerTag = Extract<Tag, `Host${string}`>;
 
-export const LISTENER_HANDLERS: {
-  readonly [T in ListenerTag]: (
-    request: RequestOf<T>,
-    deps: ListenerDeps,
-    caller: { readonly connection: number },
-  ) => Promise<AnswerOf<T>>;
-} = {
+export const LISTENER_HANDLERS: VerbTable<ListenerTag, ListenerDeps, { readonly connection: number }> = {
   HostListen: async ({ url }, { listeners }, { connection }) => {
     listeners.add(connection, url);
     return success(`Workers that ask by http are told ${url}`);

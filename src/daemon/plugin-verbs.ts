@@ -4,9 +4,10 @@ import { IpcError } from "../base/errors.ts";
 import type { Credentials } from "../desk/credentials.ts";
 import { data, success } from "../protocol/responses.ts";
 import type { PluginStatus } from "../protocol/status.ts";
-import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
+import type { Tag } from "../protocol/verbs.ts";
 import type { HostCalls } from "./host-calls.ts";
 import type { KnownPlugin, KnownPlugins } from "./known-plugins.ts";
+import type { VerbTable } from "./verb-table.ts";
 
 export type PluginDeps = {
   readonly plugins: KnownPlugins;
@@ -19,9 +20,7 @@ export type PluginDeps = {
 type Asked = { readonly uid: number; readonly pid: number };
 export type PluginTag = Extract<Tag, `Plugin${string}`>;
 
-export const PLUGIN_HANDLERS: {
-  readonly [T in PluginTag]: (request: RequestOf<T>, deps: PluginDeps, caller: Asked) => Promise<AnswerOf<T>>;
-} = {
+export const PLUGIN_HANDLERS: VerbTable<PluginTag, PluginDeps, Asked> = {
   PluginList: async (_, deps) => {
     const { plugins, leftOut } = await deps.plugins.all();
     const told: PluginStatus[] = [];

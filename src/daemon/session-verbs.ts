@@ -1,12 +1,13 @@
 /** The verbs of sessions, and of prompts, which start one. */
 import type { Approvals } from "../desk/approvals.ts";
 import { nameWithin, workerName } from "../protocol/kinds.ts";
-import { data, success } from "../protocol/responses.ts";
+import { data } from "../protocol/responses.ts";
 import type { SessionInfo } from "../protocol/session-answers.ts";
-import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
+import type { Tag } from "../protocol/verbs.ts";
 import type { StoredSession } from "../queue/session-store.ts";
 import { tellEntry } from "./event-verbs.ts";
 import type { HostEvents } from "./host-events.ts";
+import type { VerbTable } from "./verb-table.ts";
 
 export type SessionDeps = {
   readonly events: HostEvents;
@@ -17,13 +18,7 @@ export type SessionDeps = {
 
 export type SessionTag = Extract<Tag, "Prompt" | `${string}Session` | `${string}Sessions`>;
 
-export const SESSION_HANDLERS: {
-  readonly [T in SessionTag]: (
-    request: RequestOf<T>,
-    deps: SessionDeps,
-    caller: { readonly uid: number },
-  ) => AnswerOf<T> | Promise<AnswerOf<T>>;
-} = {
+export const SESSION_HANDLERS: VerbTable<SessionTag, SessionDeps, { readonly uid: number }> = {
   Prompt: ({ text, rule, session }, { events }, { uid }) => {
     const { dispatcher, queue, store } = events.open();
     const named = session === null ? null : store.get(idOf(session)).id;
@@ -77,7 +72,7 @@ export const SESSION_HANDLERS: {
       else if (one.state !== "done") queue.drop(one.id);
     }
     dispatcher.look();
-    return { Success: { ...success(`Stopped ${ids.length}`).Success, count: ids.length } };
+    return { Success: { message: `Stopped ${ids.length}`, count: ids.length } };
   },
 };
 

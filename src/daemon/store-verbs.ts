@@ -2,10 +2,11 @@
 import { IpcError } from "../base/errors.ts";
 import { join } from "node:path";
 import { data, success } from "../protocol/responses.ts";
-import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
+import type { RequestOf, Tag } from "../protocol/verbs.ts";
 import { FieldError, Groups } from "../stores/database.ts";
 import { FileStore, type Target } from "../stores/file-store.ts";
 import { ProjectStore } from "../stores/project-store.ts";
+import type { VerbTable } from "./verb-table.ts";
 
 /** In the folders that the plugins of these names have: workers ask them for what is here. */
 export class Stores implements Disposable {
@@ -30,9 +31,7 @@ export type StoreTag = Extract<
   `${string}File` | "ListFiles" | "ShowProject" | "SetProject" | "ListConversations" | "ReadMessages" | "AddMessage"
 >;
 
-export const STORE_HANDLERS: {
-  readonly [T in StoreTag]: (request: RequestOf<T>, deps: StoreDeps) => AnswerOf<T> | Promise<AnswerOf<T>>;
-} = {
+export const STORE_HANDLERS: VerbTable<StoreTag, StoreDeps> = {
   // Who only looks makes no group: its name may be a slip.
   ListFiles: async ({ group, conversation_id, name, after }, { stores: { files } }) => {
     const listing = { conversation_id, name: name ?? undefined, after: after ?? undefined };
