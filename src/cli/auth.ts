@@ -2,7 +2,7 @@
 import { IpcError } from "../base/errors.ts";
 import { existsAlready, notFound, parseCredentialName, type CredentialName } from "../desk/credential-name.ts";
 import type { CredentialStatus } from "../protocol/status.ts";
-import { columns } from "./columns.ts";
+import { columns, shownTime } from "./columns.ts";
 import { printable, type Context } from "./context.ts";
 import { secretSource, type SecretFlags } from "./secret.ts";
 
@@ -132,14 +132,9 @@ function tableOf(all: readonly CredentialStatus[]): string[] {
     ["name", "plugin", "kind", "set", "used"],
     ...all.map(({ name, plugin, kind, set_at: set, used_at: used }) => [
       ...[name, plugin ?? "-", kind],
-      ...[shown(set), shown(used)],
+      ...[shownTime(set), shownTime(used)],
     ]),
   ]);
-}
-
-/** To the second, in the time of this machine. */
-function shown(time: string | null): string {
-  return time === null ? "-" : new Date(time).toLocaleString("sv");
 }
 
 /** By a connection of its own: while somebody types, the daemon may be restarted. */

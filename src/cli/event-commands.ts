@@ -2,7 +2,7 @@
 import { IpcError } from "../base/errors.ts";
 import { shellWord } from "../base/shell-words.ts";
 import type { EntryInfo, Overlap, TaskInfo, TaskRunInfo } from "../protocol/happenings.ts";
-import { columns } from "./columns.ts";
+import { printRows, shownTime } from "./columns.ts";
 import { jsonText, printable, type Context } from "./context.ts";
 
 /** `wait` is in milliseconds. */
@@ -76,7 +76,7 @@ export async function taskHistory(context: Context, name: string, count: number)
     printRows(context, [
       ["planned", "state", "began", "ended", "outcome"],
       ...runs.map(({ planned_at, state, started_at, ended_at, outcome }) => [
-        ...[shown(planned_at), state, shown(started_at), shown(ended_at), outcome ?? ""],
+        ...[shownTime(planned_at), state, shownTime(started_at), shownTime(ended_at), outcome ?? ""],
       ]),
     ]);
   return 0;
@@ -133,7 +133,7 @@ export async function showQueued(context: Context, id: string): Promise<number> 
       ["topic", event.topic],
       ["key", event.key ?? "-"],
       ["from", event.source],
-      ["published", shown(event.created_at)],
+      ["published", shownTime(event.created_at)],
       ["data", jsonText(event.data)],
     ] as const)
       context.print(`${name.padEnd(9)}  ${printable(value)}`);
@@ -184,14 +184,5 @@ function nextOf({ paused, next_at, timezone }: TaskInfo): string {
 }
 
 function stateOf({ state, due_at }: EntryInfo): string {
-  return state === "failed" ? `failed, again at ${shown(due_at)}` : state;
-}
-
-/** To the second, in the time of this machine. */
-function shown(time: string | null): string {
-  return time === null ? "-" : new Date(time).toLocaleString("sv-SE");
-}
-
-function printRows(context: Context, rows: readonly (readonly string[])[]): void {
-  for (const row of columns(rows.map((row) => row.map(printable)))) context.print(row);
+  return state === "failed" ? `failed, again at ${shownTime(due_at)}` : state;
 }

@@ -4,7 +4,7 @@ import { Redactor } from "../host/redact.ts";
 import { textOf } from "../logs/cri.ts";
 import { localLog, LogView, type SourcedPiece } from "../logs/view.ts";
 import type { SessionInfo, SessionLine } from "../protocol/session-answers.ts";
-import { columns } from "./columns.ts";
+import { printRows, shownTime } from "./columns.ts";
 import { isTerminal, jsonText, printable, type Context } from "./context.ts";
 import { LogPrinter } from "./log-printer.ts";
 import { put } from "./output.ts";
@@ -22,16 +22,13 @@ export async function listSessions(context: Context, flags: SessionFlags): Promi
   else if (sessions.length === 0)
     context.note("no sessions; rules of host.json start them for events, and: ipcctl prompt TEXT");
   else
-    for (const row of columns([
+    printRows(context, [
       ["id", "state", "group", "rule", "requests", "denied", "waiting", "seconds", "outcome"],
-      ...sessions.map((one) =>
-        [
-          ...[one.id, one.state, one.group, one.rule, `${one.requests}`, `${one.denials}`, `${one.approvals}`],
-          ...[one.seconds.toFixed(1), outcomeOf(one)],
-        ].map(printable),
-      ),
-    ]))
-      context.print(row);
+      ...sessions.map((one) => [
+        ...[one.id, one.state, one.group, one.rule, `${one.requests}`, `${one.denials}`, `${one.approvals}`],
+        ...[one.seconds.toFixed(1), outcomeOf(one)],
+      ]),
+    ]);
   return 0;
 }
 
@@ -52,8 +49,8 @@ export async function describeSession(context: Context, id: string): Promise<num
     ["mode", one.mode],
     ["event", one.event],
     ["from", one.source],
-    ["started", shown(one.started_at)],
-    ["ended", one.ended_at === null ? "-" : shown(one.ended_at)],
+    ["started", shownTime(one.started_at)],
+    ["ended", shownTime(one.ended_at)],
     ["seconds", one.seconds.toFixed(1)],
     ["requests", `${one.requests}, ${one.denials} denied, ${one.approvals} waiting for a person`],
     ["workspace", `${one.workspace} (${use})`],
@@ -61,10 +58,10 @@ export async function describeSession(context: Context, id: string): Promise<num
   ] as const)
     context.print(`${name.padEnd(9)}  ${printable(value)}`);
   if (one.calls.length > 0) context.print("calls");
-  for (const row of columns(
-    one.calls.map(({ time, tool, code, ms }) => [`  ${shown(time)}`, tool, code ?? "ok", `${ms} ms`].map(printable)),
-  ))
-    context.print(row);
+  printRows(
+    context,
+    one.calls.map(({ time, tool, code, ms }) => [`  ${shownTime(time)}`, tool, code ?? "ok", `${ms} ms`]),
+  );
   if (one.output.length > 0) context.print(one.is_cut ? "output, the end of it" : "output");
   for (const line of one.output) await putLine(line, "  ");
   return 0;
@@ -123,9 +120,4 @@ async function putLine({ text }: SessionLine, before = ""): Promise<void> {
 /** What it came to, without the name that stands beside it. */
 function outcomeOf({ worker, outcome }: SessionInfo): string {
   return outcome?.replace(`${worker}: `, "") ?? "";
-}
-
-/** To the second, in the time of this machine. */
-function shown(time: string): string {
-  return new Date(time).toLocaleString("sv-SE");
 }
