@@ -88,8 +88,8 @@ export class Relay implements Disposable {
     if (!("kind" in found)) return found;
     const whose = found.kind === "call" ? found.token : "";
     const slots = this.#slots.get(whose) ?? new Slots();
-    this.#slots.set(whose, slots);
     if (!slots.hasRoomFor(body) || this.#busy >= CONNECTIONS_MOST) return tooMany();
+    this.#slots.set(whose, slots); // only now: whoever is refused leaves nothing behind
     await slots.enter(body);
     this.#busy++;
     try {
@@ -149,7 +149,7 @@ export class Relay implements Disposable {
     for (let wasAsked = false; ;) {
       let connection: Connection | undefined;
       try {
-        connection = this.#idle.pop() ?? (await this.#connect());
+        connection = this.#takeIdle() ?? (await this.#connect());
         const answer = (await connection.request(wasAsked ? again : message)) as {
           readonly Data: { readonly data: T };
         };
@@ -166,6 +166,12 @@ export class Relay implements Disposable {
     }
   }
 
+  /** What is sent on one that has ended is not sent: the daemon of before may have had many. */
+  #takeIdle(): Connection | undefined {
+    for (let one = this.#idle.pop(); one !== undefined; one = this.#idle.pop()) if (one.isOpen) return one;
+    return undefined;
+  }
+
   #keep(connection: Connection): void {
     if (connection.isOpen && this.#idle.length < IDLE_MOST && !this.#isDisposed) this.#idle.push(connection);
     else connection.close();
@@ -173,7 +179,13 @@ export class Relay implements Disposable {
 
   async #register(): Promise<void> {
     const connection = await this.#connect();
-    await connection.request({ HostListen: { url: `http://127.0.0.1:${this.#port}` } });
+    try {
+      await connection.request({ HostListen: { url: `http://127.0.0.1:${this.#port}` } });
+    } catch (error) {
+      connection.close(); // its daemon may take no listener, and live on
+      throw error;
+    }
+    if (this.#isDisposed) return connection.close();
     this.#registered = connection;
     connection.onEvents(
       () => undefined,
