@@ -187,17 +187,14 @@ export class HostEvents implements Disposable {
     const sweep = (): void => {
       const { retention } =
         this.#read instanceof IpcError ? { retention: {} as HostConfig["retention"] } : this.#read.config;
-      queue.sweep(retention.events);
-      const kept = store.sweep(nowMs() - (retention.sessions ?? limit("sessionKeptMs")));
-      workspaces.sweep(kept, new Set(store.unended().map(({ id }) => id)));
+      // Each on its own: what cannot be forgotten stays, and holds nothing up.
+      this.#try(() => queue.sweep(retention.events));
+      this.#try(() => {
+        const kept = store.sweep(nowMs() - (retention.sessions ?? limit("sessionKeptMs")));
+        workspaces.sweep(kept, new Set(store.unended().map(({ id }) => id)));
+      });
     };
-    const sweeping = setInterval(() => {
-      try {
-        sweep();
-      } catch (error) {
-        onTrouble(error as Error);
-      }
-    }, SWEEP_MS);
+    const sweeping = setInterval(sweep, SWEEP_MS);
     sweeping.unref();
     parts.defer(() => clearInterval(sweeping));
     dispatcher.start();
@@ -220,7 +217,7 @@ export class HostEvents implements Disposable {
     const source = `task ${task.name}`;
     const { id } =
       text === undefined ? dispatcher.publish({ topic, data, key, source }) : dispatcher.prompt({ text, key, source });
-    const cancel = (): void => void this.#cancel(queue.entriesOf(id), queue).catch(this.#deps.onTrouble);
+    const cancel = (): void => this.#try(() => this.#cancel(queue.entriesOf(id), queue));
     signal.addEventListener("abort", cancel, { once: true });
     const entries = await dispatcher.settled(id);
     signal.removeEventListener("abort", cancel);
@@ -229,11 +226,27 @@ export class HostEvents implements Disposable {
     return [`event ${id}`, ...entries.map(({ rule, outcome }) => `${rule}: ${outcome}`)].join("; ");
   }
 
-  async #cancel(entries: readonly Entry[], queue: EventQueue): Promise<void> {
-    for (const { id, state } of entries) if (state === "queued" || state === "failed") queue.drop(id);
-    this.#opened?.dispatcher.look(); // nothing of it may be left to wait for
-    const running = entries.flatMap(({ state, owner }) => (state === "running" && owner !== null ? [owner] : []));
-    const { sessions } = this.#opened ?? {};
-    if (sessions !== undefined) await Promise.all(running.map((name) => sessions.stop(name)));
+  /** Also what has no session yet, and what cannot be dropped now: neither begins one. */
+  #cancel(entries: readonly Entry[], queue: EventQueue): void {
+    const { sessions, dispatcher } = this.#opened ?? {};
+    const end = (id: string): void => void sessions?.stopEntry(id).catch(this.#deps.onTrouble);
+    for (const { id, state } of entries)
+      if (state === "running") end(id);
+      else if (state === "queued" || state === "failed")
+        try {
+          queue.drop(id);
+        } catch (error) {
+          this.#deps.onTrouble(error as Error);
+          end(id);
+        }
+    dispatcher?.look(); // nothing of it may be left to wait for
+  }
+
+  #try(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.#deps.onTrouble(error as Error);
+    }
   }
 }

@@ -66,11 +66,14 @@ export const SESSION_HANDLERS: VerbTable<SessionTag, SessionDeps, { readonly uid
       const session = store.find(idOf(id));
       return session ?? queue.get(id).entry;
     });
-    for (const one of meant) {
-      if ("worker" in one) await sessions.stop(one.worker);
-      else if (one.state === "running") await sessions.stopEntry(one.id);
-      else if (one.state !== "done") queue.drop(one.id);
-    }
+    // First what waits, and all at once: it would begin as soon as one of the others has ended.
+    for (const one of meant)
+      if (!("worker" in one) && one.state !== "done" && one.state !== "running") queue.drop(one.id);
+    const ends = meant.flatMap((one) => {
+      if ("worker" in one) return one.endedMs === null ? [sessions.stopEntry(one.entry)] : [];
+      return one.state === "running" ? [sessions.stopEntry(one.id)] : [];
+    });
+    await Promise.all(ends);
     dispatcher.look();
     return { Success: { message: `Stopped ${ids.length}`, count: ids.length } };
   },

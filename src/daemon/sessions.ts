@@ -52,8 +52,10 @@ export class Sessions implements Disposable {
   /** Told whenever one has started or ended. */
   readonly #changed = new EventTarget();
   readonly #over = new AbortController();
-  /** Entries that were ended before their sessions could be. */
+  /** Entries that somebody has ended: until each is over, nothing is begun for it, nor once more. */
   readonly #unwanted = new Set<string>();
+  /** Why sessions are being ended, by their ids: what is in the database too, if it could be written. */
+  readonly #blamed = new Map<string, Blame>();
 
   constructor(deps: SessionsDeps) {
     this.#deps = deps;
@@ -68,9 +70,13 @@ export class Sessions implements Disposable {
     return this.#deps.registry.find(name)?.config.kind === "session";
   }
 
-  /** Starts one, and waits for its end. @throws Error if it does not end well */
-  async run(carried: Carried): Promise<string> {
-    const { registry, store, workspaces, define } = this.#deps;
+  /** Starts one, and waits for its end. @throws Error if it does not end well, and nobody has ended it */
+  run(carried: Carried): Promise<string> {
+    return this.#unlessEnded(carried.entry, () => this.#run(carried));
+  }
+
+  async #run(carried: Carried): Promise<string> {
+    const { registry, store, workspaces, define, onTrouble } = this.#deps;
     const { entry, event, rule } = carried;
     const id = `${entry.id.slice(-12)}-${entry.turn}`;
     const worker = workerName("session", id);
@@ -83,32 +89,34 @@ export class Sessions implements Disposable {
     const redactor = await this.#redactor();
     const text = promptOf(event);
     // Nothing waits between the next three: what has a folder has a record, and what is leased is known.
-    if (this.#unwanted.delete(entry.id)) return "stopped before it began";
+    if (this.#unwanted.has(entry.id)) return "stopped before it began";
     const path = workspaces.make(entry.group, workspace, ownerOf(entry.group));
     store.begin({
       ...{ id, worker, rule: rule.name, group: entry.group, mode, event: event.id, entry: entry.id, workspace },
       ...{ source: event.source, prompt: text === null ? null : cleaned(redactor, text) },
       timeoutMs: rule.timeout ?? null,
     });
-    carried.lease(worker);
     try {
+      carried.lease(worker);
       const history = workspace === id ? null : workspaces.tell(entry.group, id, store.history(entry.group, workspace));
       await registry.start(define(this.#definition({ worker, id, path, history, mode, event, rule, text })));
     } catch (error) {
       const { message } = IpcError.from(error);
-      await this.#close(id, { state: "failed", outcome: message }, undefined);
+      await this.#close(id, { state: "failed", outcome: message }, undefined).catch(onTrouble);
       throw error;
     }
-    store.running(id);
+    // It runs: whoever begins it again because this cannot be written has two of them.
+    this.#try(() => store.running(id));
     this.tell(entry.id);
-    if (this.#unwanted.delete(entry.id)) this.stop(worker).catch(this.#deps.onTrouble);
+    if (this.#unwanted.has(entry.id)) this.stop(worker).catch(onTrouble);
     return this.#end(registry.get(worker), store.get(id));
   }
 
   /** Waits for the end of one that an earlier daemon has started. @throws likewise */
-  adopt({ owner }: Entry): Promise<string> {
+  adopt(entry: Entry): Promise<string> {
     const { registry, store } = this.#deps;
-    return this.#end(registry.get(owner!), store.find(owner!));
+    const owner = entry.owner!;
+    return this.#unlessEnded(entry, () => this.#end(registry.get(owner), store.find(owner)));
   }
 
   /** Ends one, as a user's `stop` does. */
@@ -120,15 +128,28 @@ export class Sessions implements Disposable {
   /** Ends the session of an entry that is carried out, also one that is yet to come. */
   async stopEntry(entry: string): Promise<void> {
     const session = this.#deps.store.ofEntry(entry);
+    this.#unwanted.add(entry); // first: it may be in the middle of its start, which fails then
     const isUp = session?.endedMs === null && this.#deps.registry.find(session.worker)?.isUp === true;
     if (isUp) await this.stop(session.worker);
-    else this.#unwanted.add(entry);
+  }
+
+  /** What fails because somebody has ended it is not tried again. */
+  async #unlessEnded({ id }: Entry, work: () => Promise<string>): Promise<string> {
+    try {
+      return await work();
+    } catch (error) {
+      if (this.#unwanted.has(id)) return "stopped";
+      throw error;
+    } finally {
+      this.#unwanted.delete(id);
+    }
   }
 
   /** Those that an earlier daemon has left without an end, and whose entries are with nobody any more. */
   async closeLost(isRunning: (entry: string) => boolean): Promise<void> {
+    const lost = { state: "lost", outcome: "nobody saw its end" } as const;
     for (const { id, entry } of this.#deps.store.unended())
-      if (!isRunning(entry)) await this.#close(id, { state: "lost", outcome: "nobody saw its end" }, undefined);
+      if (!isRunning(entry)) await this.#close(id, lost, undefined).catch(this.#deps.onTrouble);
   }
 
   /** Something has become of an entry of the queue. */
@@ -188,7 +209,7 @@ export class Sessions implements Disposable {
   }
 
   async #end(worker: Worker, session: StoredSession | undefined): Promise<string> {
-    const { registry, exitsOf, store, onTrouble } = this.#deps;
+    const { registry, exitsOf, onTrouble } = this.#deps;
     const isGone = (): boolean => registry.find(worker.id) !== worker;
     const isOver = (): boolean => worker.state === "stopped" || worker.state === "crashed";
     using _ = session === undefined ? undefined : this.#guard(worker, session);
@@ -197,10 +218,11 @@ export class Sessions implements Disposable {
         if (!isGone() && IpcError.from(error).code !== "DEADLINE") throw error;
       });
     const exit = isGone() ? undefined : exitsOf(worker.id)[0];
-    const end = endOf(worker.id, isGone(), exit, session && store.find(session.id));
+    const end = (session && this.#blameOf(session)) ?? endOf(worker.id, isGone(), exit);
     // What it came to counts all the same where that cannot be written.
     if (session !== undefined && !this.#over.signal.aborted)
       await this.#close(session.id, end, exit, worker).catch(onTrouble);
+    if (session !== undefined) this.#blamed.delete(session.id);
     this.#forgetOld().catch(onTrouble);
     if (end.state === "done" || end.state === "stopped") return end.outcome;
     throw new Error(end.outcome);
@@ -210,10 +232,12 @@ export class Sessions implements Disposable {
   #guard(worker: Worker, { id, group, workspace, startedMs, timeoutMs }: StoredSession): Disposable {
     const { store, workspaces, registry, nowMs, onTrouble } = this.#deps;
     const over = new AbortController();
-    const end = (state: "timeout" | "full", outcome: string): void => {
+    const end = (state: Blame["state"], why: string): void => {
       if (over.signal.aborted || this.#over.signal.aborted || worker.state === "stopping" || !worker.isUp) return;
       over.abort();
-      store.blame(id, state, `${worker.id}: ${outcome}`);
+      const outcome = `${worker.id}: ${why}`;
+      this.#blamed.set(id, { state, outcome });
+      this.#try(() => store.blame(id, state, outcome)); // for a later daemon
       registry.stopWorker(worker, null).catch(onTrouble);
     };
     const measure = async (): Promise<void> => {
@@ -251,12 +275,37 @@ export class Sessions implements Disposable {
     worker?: Worker,
   ): Promise<void> {
     const { store, workspaces } = this.#deps;
-    const { lines = [], isCut = false } = (worker && (await readOutput(worker, await this.#redactor()))) ?? {};
+    const { lines, isCut } = worker === undefined ? { lines: [], isCut: false } : await this.#lastOutput(worker);
     const code = exit?.kind === "exit" ? exit.status : null;
     store.end(id, { state, exitCode: code, exitSignal: exit?.signal ?? null, outcome, output: lines, isCut });
     const { entry, group } = store.get(id);
     workspaces.forget(group, id);
     this.tell(entry);
+  }
+
+  /** An end is one also where nobody can read what was printed, or which secrets are in it. */
+  async #lastOutput(worker: Worker): Promise<{ readonly lines: SessionLine[]; readonly isCut: boolean }> {
+    try {
+      return await readOutput(worker, await this.#redactor());
+    } catch (error) {
+      this.#deps.onTrouble(error as Error);
+      return { lines: [], isCut: true };
+    }
+  }
+
+  /** Why it was ended, by this daemon or an earlier one. */
+  #blameOf({ id }: StoredSession): Blame | undefined {
+    const { state, outcome } = this.#blamed.get(id) ?? this.#deps.store.find(id) ?? {};
+    return (state === "timeout" || state === "full") && outcome != null ? { state, outcome } : undefined;
+  }
+
+  /** What goes on without it. */
+  #try(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.#deps.onTrouble(error as Error);
+    }
   }
 
   async #redactor(): Promise<Redactor> {
@@ -286,6 +335,9 @@ type Wanted = {
   readonly text: string | null;
 };
 
+/** Why a session was ended that would go on. */
+type Blame = { readonly state: "timeout" | "full"; readonly outcome: string };
+
 /** What somebody asks, if the event is such a one. */
 function promptOf({ data }: StoredEvent): string | null {
   const { prompt } = (typeof data === "object" && data !== null ? data : {}) as { readonly prompt?: unknown };
@@ -301,10 +353,7 @@ function endOf(
   worker: string,
   isGone: boolean,
   exit: ExitInfo | undefined,
-  session: StoredSession | undefined,
 ): { readonly state: SessionState; readonly outcome: string } {
-  const { state, outcome } = session ?? {};
-  if ((state === "timeout" || state === "full") && outcome != null) return { state, outcome };
   if (isGone) return { state: "stopped", outcome: `${worker}: deleted` };
   if (exit === undefined) return { state: "lost", outcome: `${worker}: ended without a record` };
   if (exit.stop_requested) return { state: "stopped", outcome: `${worker}: stopped` };

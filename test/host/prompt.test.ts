@@ -624,3 +624,31 @@ test("a session whose end cannot be written ends its prompt all the same, and is
   await waitUntil(async () => (await sessions())[0]?.ended_at !== null, "the next daemon ends it");
   expect(await sessions()).toMatchObject([{ state: "lost" }]);
 });
+
+test("a session whose states cannot be written runs once, and is ended at its time all the same", async () => {
+  ask(`print(asked, flush=True)\nif asked == "long": time.sleep(600)`, {}, { timeout: "1s" });
+  expect((await home.cli("prompt", "first")).stdout).toBe("first\n");
+  {
+    using db = new Database(join(home.paths.dataDir, "sessions.sqlite"));
+    db.run(`CREATE TRIGGER full BEFORE UPDATE OF state ON sessions WHEN new.ended_ms IS NULL
+      BEGIN SELECT RAISE(ABORT, 'disk is full'); END`);
+  }
+  expect(await home.cli("prompt", "second")).toEqual({ status: 0, stdout: "second\n", stderr: "" });
+  expect(await ended(prompting("long"))).toMatchObject({ stdout: "long\n" });
+  expect((await sessions()).map(({ state }) => state)).toEqual(["timeout", "done", "done"]);
+  expect(readFileSync(home.paths.daemonLog, "utf8")).toContain("disk is full");
+});
+
+test("what cannot be forgotten stays, and holds nothing up", async () => {
+  ask("print(asked)");
+  await home.cli("prompt", "first");
+  await home.killDaemon();
+  {
+    using db = new Database(join(home.paths.dataDir, "sessions.sqlite"));
+    db.run("CREATE TRIGGER kept BEFORE DELETE ON sessions BEGIN SELECT RAISE(ABORT, 'it is kept'); END");
+  }
+  config({ rules: [rule("print(asked)")], prompt: "ask", retention: { sessions: "1ms" } });
+  expect(await home.cli("prompt", "second")).toEqual({ status: 0, stdout: "second\n", stderr: "" });
+  expect(await sessions()).toHaveLength(2);
+  expect(readFileSync(home.paths.daemonLog, "utf8")).toContain("it is kept");
+});

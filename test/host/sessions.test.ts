@@ -263,6 +263,43 @@ test("overlap restart: the session of the run before is ended, and removing the 
   await waitUntil(async () => (await sessions()).every(({ state }) => state === "Stopped"), "it is ended");
 });
 
+test("a task that is removed while its session is about to begin starts none", async () => {
+  rules(
+    rule(`${NOTE("seen")}note("begun")\ntime.sleep(600)`, {
+      start: { script: home.script("w.py", `${NOTE("seen")}note("begun")`), policy: "trusted", mode: "resume" },
+    }),
+  );
+  const shared = join(home.paths.dataDir, "workspaces/mail/shared");
+  mkdirSync(shared, { recursive: true });
+  for (let at = 0; at < 5000; at++) writeFileSync(join(shared, `${at}`), ""); // it is measured before
+  using ipc = await home.connect();
+  await ipc.tasks.add({ name: "t", cron: "@yearly", publish: "mail.x" });
+  await ipc.tasks.run("t");
+  await waitUntil(async () => (await ipc.queue.list())[0]?.state === "running", "it is about to begin");
+  await ipc.tasks.remove("t");
+  await waitUntil(async () => (await ipc.queue.list()).length === 0, "it is over");
+  expect([read("seen"), await ipc.sessions.list()]).toEqual(["", []]);
+});
+
+test("sessions and what waits are stopped at once: none of them makes room for another one", async () => {
+  rules(
+    rule("import time; time.sleep(600)", { max_sessions: 1 }),
+    rule("import signal, time; signal.signal(signal.SIGTERM, lambda *_: time.sleep(1) or exit()); time.sleep(600)", {
+      ...{ name: "slow", on: "slow.*" },
+    }),
+  );
+  using ipc = await home.connect();
+  for (const topic of ["mail.1", "slow.1", "mail.2"]) await ipc.publish(topic, null);
+  const running = async (): Promise<string[]> =>
+    (await ipc.sessions.list()).filter(({ state }) => state === "running").map(({ id }) => id);
+  await waitUntil(async () => (await running()).length === 2, "two of them run");
+  const waiting = (await ipc.queue.list()).filter(({ state }) => state === "queued").map(({ id }) => id);
+  const [slow, other] = await running(); // the newest first
+  await ipc.sessions.stop(other!, slow!, ...waiting);
+  await waitUntil(async () => (await ipc.queue.list()).length === 0, "nothing is left");
+  expect(await ipc.sessions.list()).toHaveLength(2);
+});
+
 test("a database that is broken is told, and the daemon keeps its workers all the same", async () => {
   await home.start("w", home.script("w.py", "import time; time.sleep(600)"));
   await home.killDaemon();
