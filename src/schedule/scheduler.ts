@@ -61,8 +61,8 @@ export class Scheduler implements Disposable {
   readonly #store: TaskStore;
   /** By name. */
   readonly #active = new Map<string, Active>();
-  /** Ends that could not be written yet. */
-  readonly #ends: (() => void)[] = [];
+  /** What comes before all else and could not be written yet: ends, and what an earlier daemon had begun. */
+  readonly #owed: (() => void)[] = [];
   #timer: Timer | undefined;
   #isOver = false;
 
@@ -74,7 +74,8 @@ export class Scheduler implements Disposable {
 
   /** Goes on with what an earlier daemon had begun, and then with the clock. */
   start(): void {
-    for (const one of this.#active.values()) this.#recover(one);
+    for (const one of this.#active.values())
+      for (const row of this.#store.open(one.task.id)) this.#owed.push(() => this.#recover(one, row));
     this.look();
   }
 
@@ -133,6 +134,7 @@ export class Scheduler implements Disposable {
   runNow(name: string): TaskRun {
     const one = this.#require(name);
     const { task } = one;
+    this.#pay();
     if (one.running !== undefined && task.overlap === "skip")
       throw new IpcError("FAILED", `a run of task ${task.name} goes on`, {
         hint: `wait for its end: ipcctl task history ${task.name}`,
@@ -148,6 +150,7 @@ export class Scheduler implements Disposable {
   /** A run that goes on is left alone, one that waits is not begun. @throws IpcError NOT_FOUND */
   pause(name: string): TaskStatus {
     const one = this.#require(name);
+    this.#pay(); // what waits is known then
     const task = { ...one.task, isPaused: true };
     this.#store.batch(() => {
       this.#store.change(task);
@@ -179,16 +182,21 @@ export class Scheduler implements Disposable {
   look(): void {
     if (this.#isOver) return;
     try {
-      while (this.#ends.length > 0) {
-        this.#ends[0]!();
-        this.#ends.shift();
-      }
+      this.#pay();
       for (const one of this.#active.values()) this.#lookAt(one);
     } catch (error) {
       this.#deps.onTrouble(error as Error);
       return this.#arm(LOOK_MS);
     }
     this.#arm();
+  }
+
+  /** @throws Error if it still cannot be written */
+  #pay(): void {
+    while (this.#owed.length > 0) {
+      this.#owed[0]!();
+      this.#owed.shift();
+    }
   }
 
   #lookAt(one: Active): void {
@@ -239,7 +247,7 @@ export class Scheduler implements Disposable {
     const begun = { task, plannedMs, key: `${task.id}/${plannedMs}`, signal: controller.signal };
     // In a turn of its own: it may ask for a change of tasks.
     void Promise.resolve()
-      .then(() => this.#deps.run(begun))
+      .then(() => (controller.signal.aborted ? null : this.#deps.run(begun)))
       .then(
         (outcome) => this.#ended(one, "done", outcome),
         (error) => this.#ended(one, "failed", error instanceof Error ? error.message : String(error)),
@@ -250,15 +258,15 @@ export class Scheduler implements Disposable {
   #ended(one: Active, state: "done" | "failed", outcome: string | null): void {
     const { number, controller } = one.running!;
     one.running = undefined;
-    if (this.#isOver || this.#active.get(one.task.name) !== one) return;
+    if (this.#isOver || !this.#isKnown(one)) return;
     const nowMs = this.#deps.nowMs();
     const text = outcome?.slice(0, limit("taskOutcomeChars")) ?? null;
     // One that was cancelled is written as that already.
-    if (!controller.signal.aborted) this.#ends.push(() => this.#store.end(number, state, nowMs, text));
+    if (!controller.signal.aborted) this.#owed.push(() => this.#store.end(number, state, nowMs, text));
     const { waiting } = one;
     if (waiting !== undefined)
-      this.#ends.push(() => {
-        if (one.waiting !== waiting || one.running !== undefined) return;
+      this.#owed.push(() => {
+        if (one.waiting !== waiting || one.running !== undefined || !this.#isKnown(one)) return;
         const row = this.#store.begin(waiting, this.#deps.nowMs());
         one.waiting = undefined;
         this.#begin(one, row);
@@ -266,14 +274,17 @@ export class Scheduler implements Disposable {
     this.look();
   }
 
-  #recover(one: Active): void {
-    const { task } = one;
-    for (const row of this.#store.open(task.id)) {
-      const nowMs = this.#deps.nowMs();
-      if (row.state === "waiting" && one.running !== undefined) one.waiting = row.number;
-      else if (row.begins < limit("taskBegins")) this.#begin(one, this.#store.begin(row.number, nowMs));
-      else this.#store.end(row.number, "failed", nowMs, `ipcctl ended ${row.begins} times while it ran`);
-    }
+  #recover(one: Active, row: TaskRun): void {
+    if (!this.#isKnown(one)) return;
+    const nowMs = this.#deps.nowMs();
+    if (one.running !== undefined) one.waiting = row.number;
+    else if (row.begins < limit("taskBegins")) this.#begin(one, this.#store.begin(row.number, nowMs));
+    else this.#store.end(row.number, "failed", nowMs, `ipcctl ended ${row.begins} times while it ran`);
+  }
+
+  /** False once it is removed: its rows are gone. */
+  #isKnown(one: Active): boolean {
+    return this.#active.get(one.task.name) === one;
   }
 
   #take(task: Task, pattern: Pattern | undefined): Active {
@@ -321,7 +332,7 @@ export class Scheduler implements Disposable {
   #arm(leastMs = 1): void {
     clearTimeout(this.#timer);
     const waits = [...this.#active.values()].filter(({ task }) => !task.isPaused).map(({ nextMs }) => nextMs);
-    if (this.#isOver || (waits.length === 0 && this.#ends.length === 0)) return;
+    if (this.#isOver || (waits.length === 0 && this.#owed.length === 0)) return;
     const leftMs = Math.min(...waits.map((ms) => ms ?? Infinity)) - this.#deps.nowMs();
     this.#timer = setTimeout(() => this.look(), Math.min(Math.max(leftMs, leastMs), LOOK_MS));
     this.#timer.unref();

@@ -592,6 +592,59 @@ test("what cannot be written does not begin, and begins when it can", async () =
   expect(one.get("t").lastRun).toMatchObject({ state: "done", outcome: "well", endedMs: at("2026-05-01T12:01:20") });
 });
 
+test("what an earlier daemon had begun and cannot be written now goes on once it can, and holds up no start", async () => {
+  const one = scheduler();
+  one.start();
+  one.add(minutely({ overlap: "queue" }));
+  one.add(minutely({ name: "gone" }));
+  await lookAt(one, "2026-05-01T12:01");
+  await lookAt(one, "2026-05-01T12:02");
+  behind("CREATE TRIGGER full BEFORE UPDATE ON runs BEGIN SELECT RAISE(ABORT, 'disk is full'); END");
+  const two = next(one);
+  await settle();
+  expect([begun.length, troubles]).toEqual([2, ["disk is full"]]);
+  expect(errorOf(() => two.runNow("t")).message).toBe("disk is full");
+  two.remove("gone");
+  behind("DROP TRIGGER full");
+  two.look();
+  await settle();
+  expect(begun.slice(2).map(({ task, plannedMs }) => [task.name, plannedMs])).toEqual([["t", at("2026-05-01T12:01")]]);
+  expect(states(two)).toEqual(["12:01 running", "12:02 waiting"]);
+  await lookAt(two, "2026-05-01T12:03");
+  expect(states(two)).toEqual(["12:01 running", "12:02 skipped", "12:03 waiting"]);
+});
+
+test("a task that is removed while the end of its run cannot be written begins no more, and holds up no other one", async () => {
+  const one = scheduler();
+  one.start();
+  one.add(minutely({ overlap: "queue" }));
+  one.add(minutely({ name: "other", cron: "3 * * * *" }));
+  await lookAt(one, "2026-05-01T12:01");
+  await lookAt(one, "2026-05-01T12:02");
+  behind("CREATE TRIGGER full BEFORE UPDATE ON runs BEGIN SELECT RAISE(ABORT, 'disk is full'); END");
+  begun[0]!.end();
+  await settle();
+  one.remove("t");
+  behind("DROP TRIGGER full");
+  await lookAt(one, "2026-05-01T12:03");
+  expect(begun.slice(1).map(({ task }) => task.name)).toEqual(["other"]);
+  expect(troubles).toEqual(["disk is full"]);
+});
+
+test("a run that another one takes the place of as it begins is not carried out", async () => {
+  const one = scheduler();
+  one.start();
+  one.add(minutely({ overlap: "restart" }));
+  await lookAt(one, "2026-05-01T12:01");
+  await lookAt(one, "2026-05-01T12:02");
+  nowMs = at("2026-05-01T12:03");
+  begun[0]!.end();
+  await settle();
+  await settle();
+  expect(begun.map(({ plannedMs }) => plannedMs)).toEqual([at("2026-05-01T12:01"), at("2026-05-01T12:03")]);
+  expect(states(one)).toEqual(["12:01 cancelled", "12:02 cancelled", "12:03 running"]);
+});
+
 test("whoever is killed at any change to the disk has begun nothing without a row, and the next goes on with it", async () => {
   nowMs = at("2026-05-01T12:07:40"); // where the process was at its end
   const reached = await dieAtEachChange(dir, "change-tasks.ts", (place, told) => {
