@@ -15,7 +15,7 @@ export type ServerDeps = Omit<SessionDeps, "budget" | "handle"> & {
   readonly handle: (caller: Caller, request: RequestOf<Handled>, server: Server) => Promise<Response>;
   readonly trees: Trees;
   readonly uid: number;
-  /** One of its connections has ended. */
+  /** One of its connections has ended, and nothing that it asked is being carried out. */
   readonly onEnd: (caller: Caller) => void;
   readonly onRefused: (error: IpcError) => void;
   /** The socket's file was gone: this says why. */
@@ -181,8 +181,7 @@ export class Server implements Disposable {
     const caller = session && this.#sessions.get(session);
     if (session === undefined || caller === undefined) return;
     this.#sessions.delete(session);
-    session.onClose();
-    this.#deps.onEnd(caller);
+    void session.onClose().then(() => this.#deps.onEnd(caller));
   }
 }
 

@@ -33,6 +33,8 @@ export class Session implements Subscriber {
   readonly #outbox: Outbox;
   #counted = 0;
   #isBusy = false;
+  /** Resolves when nothing is under way. */
+  #done: Promise<void> = Promise.resolve();
   #isPaused = false;
   #isClosed = false;
   #isEnding = false;
@@ -53,7 +55,7 @@ export class Session implements Subscriber {
       return this.refuse(new IpcError("LIMIT", "the daemon holds too many unfinished requests; try again"));
     }
     if (this.#decoder.heldBytes > limit("pipelinedBytes")) this.#pause();
-    void this.#work();
+    this.#work();
   }
 
   onDrain(): void {
@@ -61,15 +63,17 @@ export class Session implements Subscriber {
     this.#pendingEvents = 0;
     if (this.#dropped > 0) this.#tellDropped();
     if (this.#isEnding) this.#endSoon();
-    else void this.#work();
+    else this.#work();
   }
 
-  onClose(): void {
+  /** Resolves when the request that it was in the middle of has been carried out: none is after that. */
+  onClose(): Promise<void> {
     this.#isClosed = true;
     this.#deps.subscriptions.remove(this);
     this.#outbox.clear();
     this.#deps.budget.heldBytes -= this.#counted;
     this.#counted = 0;
+    return this.#done;
   }
 
   /** Sends one Error, then closes. */
@@ -110,9 +114,12 @@ export class Session implements Subscriber {
     this.#outbox.send(encodeMessage(eventsDropped(count)));
   }
 
+  #work(): void {
+    if (!this.#isBusy) this.#done = this.#answerAll();
+  }
+
   /** Requests in order: the next one starts when the answer to this one is sent. */
-  async #work(): Promise<void> {
-    if (this.#isBusy) return;
+  async #answerAll(): Promise<void> {
     this.#isBusy = true;
     try {
       while (!this.#isClosed && !this.#isEnding && this.#outbox.bytes < limit("outboxBytes")) {

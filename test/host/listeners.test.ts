@@ -4,7 +4,11 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { auditFolderOf, AuditSpool } from "../../src/audit/spool.ts";
+import { Server } from "../../src/daemon/control-server.ts";
 import { Listeners } from "../../src/daemon/listeners.ts";
+import { success } from "../../src/protocol/responses.ts";
+import { Connection } from "../../src/sdk/connection.ts";
+import { waitUntil } from "../deadline.ts";
 
 let dir: string;
 let nowMs: number;
@@ -56,4 +60,32 @@ test("of equal refusals one is recorded a second, and the next one says how many
     ["other", undefined],
     ["wrong", 1000],
   ]);
+});
+
+test("a listener that has ended before it was taken leaves nothing behind", async () => {
+  const taking = Promise.withResolvers<void>();
+  const taken = Promise.withResolvers<void>();
+  using server = new Server(join(dir, "sock"), dir, {
+    ...{
+      uid: process.getuid!(),
+      trees: { pids: () => new Set<number>(), isInGroup: () => false },
+      subscriptions: { remove: () => undefined } as never,
+    },
+    ...{ onError: () => undefined, onRefused: () => undefined, onRebound: () => undefined },
+    handle: async ({ connection }) => {
+      taking.resolve();
+      await taken.promise; // as where the verbs of listeners are loaded first
+      listeners.add(connection, "http://127.0.0.1:4000");
+      return success("");
+    },
+    onEnd: ({ connection }) => listeners.remove(connection),
+  });
+  const connection = await Connection.open(join(dir, "sock"));
+  connection.request({ HostListen: { url: "http://127.0.0.1:4000" } }).catch(() => undefined);
+  await taking.promise;
+  connection.terminate();
+  await waitUntil(() => server.connections === 0, "it has ended");
+  taken.resolve();
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(() => listeners.url).toThrow("nothing listens");
 });
