@@ -74,8 +74,9 @@ export class Connection extends Verbs implements Disposable {
   /** Sends one request and waits for its answer. @throws IpcError with the daemon's code */
   async request(message: unknown): Promise<Response> {
     if (this.#closed) throw this.#closed;
+    const bytes = encodeMessage(message); // first: what is too large has no answer
     const answer = new Promise<Response>((resolve, reject) => this.#waiters.push({ resolve, reject }));
-    this.#outbox.push(encodeMessage(message));
+    this.#outbox.push(bytes);
     this.#updateRef();
     this.#flush();
     const response = await answer;

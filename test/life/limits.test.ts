@@ -43,6 +43,13 @@ test("connections: as many as the limit are served, one more is told why not, an
   }
 });
 
+test("frameBytes: what is too large to be sent is refused, and the next one has its own answer", async () => {
+  await home.daemonPid();
+  using connection = await Connection.open(home.paths.socket);
+  expect(await refusalOf(connection.publish("a.b", "x".repeat(limit("frameBytes"))))).toContain("does not fit a frame");
+  expect(await connection.daemonStatus()).toMatchObject({ connections: expect.any(Number) });
+});
+
 test("logLines: as many as the limit may be asked for in one answer", async () => {
   await home.start("brief", home.script("brief.py", "print('brief')\n"), { restart_policy: "no" });
   await waitUntil(async () => (await home.lines("brief", limit("logLines"))).length === 1, "it has spoken");
