@@ -75,6 +75,7 @@ export class FileTrigger implements Disposable {
   readonly #deps: FileTriggerDeps;
   readonly #glob: Bun.Glob;
   #known = new Map<RawPath, FileState>();
+  #isLoaded = false;
   /** Whether anybody has looked, now or at an earlier time. */
   #isBegun = false;
   /** What differs from what is known. */
@@ -99,12 +100,10 @@ export class FileTrigger implements Disposable {
     this.#glob = new Bun.Glob(spec.match);
   }
 
-  /** What lies in a folder at which nobody has looked before is known from now on. @throws Error of the store */
+  /** What lies in a folder at which nobody has looked before is known from now on. */
   start(): void {
-    const known = this.#deps.known.load((path) => this.#isWanted(path));
-    this.#isBegun = known !== undefined;
-    this.#known = known ?? this.#known;
     try {
+      this.#load();
       this.#follow(); // before it looks, so that nothing falls in between
       if (!this.#isBegun) this.#begin(this.#scanAtOnce());
     } catch (error) {
@@ -122,6 +121,14 @@ export class FileTrigger implements Disposable {
   /** What holds it up at the moment. */
   get troubles(): string[] {
     return [...this.#told.values()].map((text) => `${this.#spec.path}: ${text}`);
+  }
+
+  #load(): void {
+    if (this.#isLoaded) return;
+    const known = this.#deps.known.load((path) => this.#isWanted(path));
+    this.#isLoaded = true;
+    this.#isBegun = known !== undefined;
+    this.#known = known ?? this.#known;
   }
 
   #begin(scan: Scan | undefined): void {
@@ -152,6 +159,7 @@ export class FileTrigger implements Disposable {
     this.#isNoticed = false;
     let isThere = false;
     try {
+      this.#load();
       isThere = this.#follow();
       if (isThere) {
         const scan = await this.#scanned();

@@ -65,7 +65,7 @@ export class FolderTree implements Disposable {
   /** It was created, removed or replaced. */
   #renew(root: string, path: string): void {
     this.#remove(path);
-    if (lstatSync(path, { throwIfNoEntry: false })?.isDirectory() === true) this.#add(root, path);
+    if (isFolder(path)) this.#add(root, path);
   }
 
   /** With everything below it: a folder that was moved away is not watched any more. */
@@ -81,6 +81,15 @@ export class FolderTree implements Disposable {
   [Symbol.dispose](): void {
     for (const watcher of this.#watchers.values()) watcher.close();
     this.#watchers.clear();
+  }
+}
+
+/** False of what nobody can reach any more, whatever became of the folders above it. */
+function isFolder(path: string): boolean {
+  try {
+    return lstatSync(path).isDirectory();
+  } catch {
+    return false;
   }
 }
 

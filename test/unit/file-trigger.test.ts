@@ -15,6 +15,7 @@ import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
 import { readHostConfig, type HostConfig } from "../../src/host/host-config.ts";
 import { FileTrigger, type FileChange, type WatchSpec } from "../../src/watch/file-trigger.ts";
+import { FolderTree } from "../../src/watch/folder-tree.ts";
 import { scanFolder, type FileState, type Scan } from "../../src/watch/folder-scan.ts";
 import { waitUntil } from "../deadline.ts";
 import { isRoot } from "../needs.ts";
@@ -45,7 +46,10 @@ class Store {
       { path: inbox, match: "**", settleMs: 1, ...more },
       {
         known: {
-          load: () => this.files && new Map(this.files),
+          load: () => {
+            if (this.failure !== undefined) throw this.failure;
+            return this.files && new Map(this.files);
+          },
           begin: (files) => void (this.files = new Map(files)),
           put: (path, state) => void this.files!.set(path, state),
           remove: (path) => void this.files!.delete(path),
@@ -292,4 +296,35 @@ test("a watch that is wrong is refused with place and value", () => {
   expect(wrong({}, { path: "./in", topic: "a", match: "*.b" })).toMatch(
     /watch\[1\]\.path: another one watches ".*in" for the same topic$/,
   );
+});
+
+test("what is known and cannot be read at the start is read once it can be", async () => {
+  const store = new Store();
+  store.watch()[Symbol.dispose]();
+  put("a");
+  store.failure = new Error("disk is full");
+  const { troubles } = store.watch();
+  expect(troubles).toEqual([`${inbox}: disk is full`]);
+  store.failure = undefined;
+  await sees(store, "created a");
+});
+
+test("a notice of what lies behind a link that leads nowhere does no harm", async () => {
+  const noticed: string[] = [];
+  const thrown: unknown[] = [];
+  const onThrown = (error: unknown): void => void thrown.push(error);
+  process.on("uncaughtException", onThrown);
+  using _ = { [Symbol.dispose]: () => process.off("uncaughtException", onThrown) };
+  mkdirSync(join(inbox, "sub"));
+  using __ = new FolderTree([inbox], {
+    ...{ isIgnored: () => false, onFull: () => undefined, onFailed: () => undefined },
+    onChange: (___, path) => void noticed.push(path),
+  });
+  put("sub/a");
+  renameSync(join(inbox, "sub"), join(dir, "elsewhere"));
+  symlinkSync("sub", join(inbox, "sub")); // one that leads to itself
+  await waitUntil(() => noticed.includes(join(inbox, "sub/a")) || thrown.length > 0, "the notice comes");
+  put("b");
+  await waitUntil(() => noticed.includes(join(inbox, "b")), "and others after it");
+  expect(thrown).toEqual([]);
 });
