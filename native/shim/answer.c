@@ -5,20 +5,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-enum { LISTENER = 3, AUDIT = 4, TOLD = 5 };
-
-/* Moves a descriptor above all others, then down to its place. */
-static int settle(int fd, int place)
-{
-	int high = fcntl(fd, F_DUPFD_CLOEXEC, 16);
-	return high < 0 ? -1 : dup2(high, place);
-}
+enum { LISTENER = IPC_HELPER_FIRST, AUDIT, TOLD };
 
 /* Its processor time counts against the worker's limit: when that is used up it ends, and the worker with it. */
 static void limit_time(const struct ipc_spec *spec)
@@ -40,16 +30,8 @@ _Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
 		ports[i] = (uint16_t)spec->ports[i].port;
 	int audit = spec->audit == NULL ? -1
 					: open(spec->audit, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (settle(listener, LISTENER) < 0 || settle(told, TOLD) < 0 || (audit >= 0 && settle(audit, AUDIT) < 0))
-		_exit(IPC_EXIT_SYSTEM);
-	/* Closes the lock of the run among others, because a process that holds it is taken for the shim. */
-	if (syscall(SYS_close_range, 6u, ~0u, 0u) != 0) {
-		for (int fd = 6; fd < 4096; fd++)
-			close(fd);
-	}
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	for (int fd = 0; fd < LISTENER && null >= 0; fd++)
-		dup2(null, fd);
+	int fds[] = { listener, audit, told };
+	ipc_helper_hold(fds, sizeof fds / sizeof *fds);
 	struct ipc_net net = {
 		.worker = spec->worker != NULL ? spec->worker : "",
 		.rules = rules,
@@ -80,17 +62,9 @@ pid_t ipc_answer_start(const struct ipc_spec *spec, int listener, int *told)
 		close(listener);
 		return -errno;
 	}
-	pid_t parent = getpid();
-	pid_t pid = fork();
-	if (pid == 0) {
-		/* Without the shim there is no worker either, and only the shim handles the signals that end it. */
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
-			_exit(0);
-		setsid();
-		close(ends[0]);
+	pid_t pid = ipc_helper_fork();
+	if (pid == 0)
 		run(spec, listener, ends[1]);
-	}
 	int error = errno;
 	close(listener);
 	close(ends[1]);

@@ -6,34 +6,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-enum { FROM = 3, LOG, ANSWERS, DOOR, PLACES_END };
-
-/* Moves a descriptor above all others, so that none is in the way of another's place. */
-static int lift(int fd)
-{
-	return fcntl(fd, F_DUPFD_CLOEXEC, 64);
-}
+enum { FROM = IPC_HELPER_FIRST, LOG, ANSWERS, DOOR };
 
 _Noreturn static void run(const struct ipc_lines_fds *given)
 {
-	int high[] = { lift(given->from), lift(given->log), lift(given->answers), lift(given->door) };
-	for (int i = 0; i < 4; i++)
-		if (high[i] < 0 || dup2(high[i], FROM + i) < 0)
-			_exit(IPC_EXIT_SYSTEM);
-	/* Closes the lock of the run among others, because a process that holds it is taken for the shim. */
-	if (syscall(SYS_close_range, (unsigned)PLACES_END, ~0u, 0u) != 0) {
-		for (int fd = PLACES_END; fd < 4096; fd++)
-			close(fd);
-	}
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	for (int fd = 0; fd < FROM && null >= 0; fd++)
-		dup2(null, fd);
+	int fds[] = { given->from, given->log, given->answers, given->door };
+	ipc_helper_hold(fds, sizeof fds / sizeof *fds);
 	if (!ipc_lines_confine())
 		_exit(IPC_EXIT_SYSTEM);
 	ipc_lines_serve(&(struct ipc_lines_fds){ FROM, LOG, ANSWERS, DOOR });
@@ -58,16 +39,9 @@ pid_t ipc_asking_start(struct ipc_child_fds *fds, bool has_input, int *door)
 		return -errno; /* and the shim ends */
 	if (has_input && !pass_input(fds->in, answers[1]))
 		return -errno;
-	pid_t parent = getpid();
-	pid_t pid = fork();
-	if (pid == 0) {
-		/* Without the shim there is no worker either, and only the shim handles the signals that end it. */
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
-			_exit(0);
-		setsid();
+	pid_t pid = ipc_helper_fork();
+	if (pid == 0)
 		run(&(struct ipc_lines_fds){ said[0], fds->out, answers[1], doors[1] });
-	}
 	int error = errno;
 	close(said[0]);
 	close(answers[1]);

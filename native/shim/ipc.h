@@ -306,6 +306,13 @@ struct ipc_denials {
 bool ipc_denials_read(struct ipc_denials *denials, int fd, bool *is_news);
 size_t ipc_denials_text(const struct ipc_denials *denials, char *text, size_t size);
 
+/* helper.c: a child of the shim that does one thing beside the worker, and ends with the shim. 0 in the child, as
+ * fork() does; its pid, or -1. */
+pid_t ipc_helper_fork(void);
+/* In it: puts these at IPC_HELPER_FIRST and up, one that is negative at none, and closes all others. Changes `fds`. */
+#define IPC_HELPER_FIRST 3
+void ipc_helper_hold(int *fds, size_t count);
+
 /* answer.c: starts the connect helper, which answers what the worker's filter hands over. Returns its pid, or -errno;
  * takes the listener. *told is the end of a pipe on which the helper writes a line for each denial. */
 pid_t ipc_answer_start(const struct ipc_spec *spec, int listener, int *told);
