@@ -10,15 +10,14 @@ import { limit } from "../base/limits.ts";
 import type { Paths } from "../base/paths.ts";
 import type { CallClient } from "../calls/client.ts";
 import type { Credentials } from "../desk/credentials.ts";
-import { DUCKDB_PACKAGE } from "../host/shipped-manifests.ts";
 import type { PluginSetup } from "../host/plugin-calls.ts";
 import { toGroup } from "../base/names.ts";
-import { IN_ROUTER } from "../host/shipped-manifests.ts";
+import { DUCKDB_PACKAGE, IN_ROUTER } from "../host/shipped-manifests.ts";
 import type { JsonObject } from "../host/wire.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
-import type { KnownPlugins, Serving } from "./known-plugins.ts";
+import type { KnownPlugin, KnownPlugins, Serving } from "./known-plugins.ts";
 import { isOfPlugin, pluginWorker } from "./plugin-workers.ts";
 
 const PYTHON_PLUGIN = join(ROOT, "python/run/plugin.py");
@@ -107,7 +106,14 @@ export class Plugins {
 
   /** Those that may run now, read anew. @throws IpcError BAD_CONFIG, and those of before are kept */
   async read(): Promise<readonly PluginSpec[]> {
-    const { plugins } = await (await this.#deps.plugins()).all();
+    return this.#take(await this.#found());
+  }
+
+  async #found(): Promise<readonly KnownPlugin[]> {
+    return (await (await this.#deps.plugins()).all()).plugins;
+  }
+
+  #take(plugins: readonly KnownPlugin[]): readonly PluginSpec[] {
     const specs = plugins.flatMap(({ name, serving }) =>
       serving === undefined || (serving.folder === undefined && IN_ROUTER.has(name)) ? [] : [{ ...serving, name }],
     );
@@ -153,10 +159,10 @@ export class Plugins {
 
   /** @throws IpcError if there is something that should run and cannot be used */
   async #readAnew(name: string): Promise<void> {
-    const { plugins } = await (await this.#deps.plugins()).all();
-    const found = plugins.find((one) => one.name === name);
-    if (found?.state === "failed") throw new IpcError("FAILED", found.troubles[0] ?? "it cannot be used");
-    await this.read();
+    const plugins = await this.#found();
+    const meant = plugins.find((one) => one.name === name);
+    if (meant?.state === "failed") throw new IpcError("FAILED", meant.troubles[0] ?? "it cannot be used");
+    this.#take(plugins);
   }
 
   #put(name: string, spec: PluginSpec | undefined): void {
