@@ -1,6 +1,5 @@
 /** The composition of the daemon: each part uses the ones above it, and shutdown takes them apart in reverse order. */
 import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync, writeSync } from "node:fs";
-import { join } from "node:path";
 import type { Logger } from "pino";
 import { AuditCollector } from "../audit/collector.ts";
 import type { AuditRecord } from "../audit/schema.ts";
@@ -33,6 +32,7 @@ import { attending, ownFoldersOf, watchRun } from "./attend.ts";
 import { Configured } from "./configured.ts";
 import { Shutdown, ExitWith, type ShutdownRequest } from "./shutdown.ts";
 import { handle, withPolicy, type HandlerDeps } from "./handlers.ts";
+import { hasEventFiles } from "./event-files.ts";
 import { HostCalls, isCurrent, isUser } from "./host-calls.ts";
 import type { HostEvents, HostEventsDeps } from "./host-events.ts";
 import { DaemonLock } from "./lock.ts";
@@ -351,8 +351,7 @@ async function takeIn(registry: Registry, { workersDir }: Paths, notices: Notice
 
 /** Whether a daemon before has left some, or there are rules for them: most machines have neither. */
 function hasEvents({ config, dataDir }: Paths): boolean {
-  const files = ["queue", "schedule", "sessions"].map((name) => join(dataDir, `${name}.sqlite`));
-  return [hostConfigPath(config), ...files].some((path) => existsSync(path));
+  return existsSync(hostConfigPath(config)) || hasEventFiles(dataDir);
 }
 
 type EventParts = Pick<HostEventsDeps, "credentials" | "onAuditKept" | "onTrouble"> & {

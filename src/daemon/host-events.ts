@@ -2,19 +2,18 @@
  * Events, the rules that start sessions for them, and the tasks that publish them. Opened when somebody first has a use
  * for it: a daemon without events has no files of it, and one whose files are broken still keeps its workers running.
  */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import type { AuditRecord } from "../audit/schema.ts";
 import { limit } from "../base/limits.ts";
 import { readHostConfig, secretsMissing, type HostConfig } from "../host/host-config.ts";
-import { workerName } from "../protocol/kinds.ts";
 import { Dispatcher, type DispatcherDeps } from "../queue/dispatcher.ts";
 import { EventQueue, type Entry } from "../queue/event-queue.ts";
 import { HostRules } from "../queue/host-rules.ts";
 import { SessionStore } from "../queue/session-store.ts";
 import { Workspaces } from "../queue/workspaces.ts";
 import { Scheduler, type Begun } from "../schedule/scheduler.ts";
+import { hasEventFiles } from "./event-files.ts";
 import { FolderWatches } from "./folder-watches.ts";
 import { Sessions, type SessionsDeps } from "./sessions.ts";
 
@@ -54,13 +53,6 @@ type Opened = {
   readonly workspaces: Workspaces;
   readonly watches: FolderWatches;
 };
-
-const DATABASES = ["queue", "schedule", "sessions"];
-
-/** Whether an earlier daemon has left some in this folder. */
-function hasEventFiles(folder: string): boolean {
-  return DATABASES.some((name) => existsSync(join(folder, `${name}.sqlite`)));
-}
 
 type Read = { readonly config: HostConfig; readonly rules: HostRules };
 
@@ -106,9 +98,9 @@ export class HostEvents implements Disposable {
     else if (!(this.#read instanceof IpcError)) this.#opened.watches.set(this.#read.config.watch);
   }
 
-  /** The audit has a call of a tool: one of a session is kept with what was said in it. */
+  /** The audit has a call of a tool by a session: it is kept with what was said in that. */
   noteCall({ worker, time, tool, code, ms, verdict }: AuditRecord): void {
-    if (!worker.startsWith(workerName("session", "")) || !hasEventFiles(this.#deps.folder)) return;
+    if (this.#opened === undefined && !hasEventFiles(this.#deps.folder)) return;
     try {
       const call = { time, tool: tool ?? "?", code: code ?? null, ms: ms ?? 0 };
       this.open().store.noteCall(worker, call, verdict === "denied");
