@@ -5,7 +5,7 @@
 import { existsSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
-import { readText } from "../base/bytes.ts";
+import { readConfigText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId, toGroup } from "../base/names.ts";
@@ -227,9 +227,7 @@ function replace(path: string, written: string): void {
 
 function read(path: string): string {
   try {
-    const { size } = statSync(path);
-    if (size > limit("configBytes")) throw new Error(`it has ${size} bytes, and ${limit("configBytes")} is the most`);
-    return readText(path);
+    return readConfigText(path);
   } catch (error) {
     throw new IpcError("BAD_CONFIG", `${path} cannot be read: ${(error as Error).message}`, {
       hint: "mend it, or remove it: without it there are the plugins that come with ipcctl",
