@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import { CANCEL_TOPIC, LET_GO_TOPIC, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
 import { limit } from "../base/limits.ts";
 import { requirePlatform } from "../base/platform.ts";
+import { TRANSPORT_VARIABLE } from "../base/transports.ts";
 import { askByHttp } from "./host-http.ts";
 import { askByLines, whyNoLines } from "./host-lines.ts";
 import type { OpenSegment } from "../plane/meet.ts";
@@ -22,8 +23,6 @@ const OPEN_MS = 30_000;
 const TIMER_MS_MAX = 2 ** 31 - 1;
 /** Between two looks whether a full ring has room. */
 const ROOM_MS = 1;
-/** What says that the policy of this worker grants tools, and how they are asked for. */
-const TRANSPORT = "IPCCTL_TRANSPORT";
 
 /** How one call to the host is made. */
 export type HostCallOptions = {
@@ -233,7 +232,7 @@ let isFlushing = false;
 
 /** Whether this program was given tools, and a channel to ask for them. */
 export function mayAskHost(): boolean {
-  return process.env[TRANSPORT] === "shm";
+  return process.env[TRANSPORT_VARIABLE] === "shm";
 }
 
 /** The channel of this worker; the first one, or that to the next router after the end of one. */
@@ -354,7 +353,7 @@ function refuseNonNumbers(key: string, value: unknown): unknown {
 async function call<T = unknown>(tool: string, args: HostArguments = {}, options: HostCallOptions = {}): Promise<T> {
   const { deadline = DEADLINE_MS, signal } = options;
   signal?.throwIfAborted();
-  const ask = askers[process.env[TRANSPORT] ?? ""];
+  const ask = askers[process.env[TRANSPORT_VARIABLE] ?? ""];
   if (ask === undefined && !mayAskHost()) await attachHost();
   const why = ask === askByLines ? whyNoLines() : undefined;
   if (why !== undefined) throw new HostError("UNAUTHORIZED", why);
