@@ -227,11 +227,9 @@ function numbersOf(format: string, data: Uint8Array): (row: number) => number | 
       return (row) => view.getFloat32(4 * row, true);
     case "g":
       return (row) => view.getFloat64(8 * row, true);
-    case "d":
+    default:
       if (width === 16)
         return (row) => (view.getBigInt64(16 * row + 8, true) << 64n) | view.getBigUint64(16 * row, true);
-      return width === 4 ? (row) => view.getInt32(4 * row, true) : (row) => view.getBigInt64(8 * row, true);
-    default:
       return width === 4 ? (row) => view.getInt32(4 * row, true) : (row) => view.getBigInt64(8 * row, true);
   }
 }
