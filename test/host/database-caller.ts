@@ -1,41 +1,31 @@
 /** Calls a plugin of a database as the host does: by its manifest, JSON both ways. */
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { tableFromIPC } from "apache-arrow";
-import { z } from "zod";
+import { parseConfig } from "../../src/host/manifest.ts";
 import type { GroupFile, Running, TableAnswer, ToolError } from "../../src/host/plugin.ts";
+import { compileSchema } from "../../src/host/schemas.ts";
+import { shippedManifests } from "../../src/host/shipped-manifests.ts";
+import type { JsonObject } from "../../src/host/wire.ts";
 import type { Sealed } from "../../src/plane/sealed.ts";
+import type { Answer as SqlAnswer } from "../../src/sql/answer.ts";
 
-export type Answer = {
-  readonly columns: readonly { readonly name: string; readonly type: string }[];
+export type Answer = Omit<SqlAnswer, "rows"> & {
   readonly rows: readonly (readonly unknown[])[];
-  readonly truncated: boolean;
-  readonly hint?: string;
-  readonly origin: string;
   readonly affected_rows?: number;
 };
 type Refusal = Pick<ToolError, "code" | "message" | "retriable"> & { readonly field?: string };
 
-type Manifest = {
-  readonly provides: { readonly tools: readonly { readonly name: string; readonly arguments_schema: object }[] };
-  readonly config_schema: object;
-};
-
-export const manifestOf = (plugin: string): Manifest =>
-  JSON.parse(readFileSync(join(import.meta.dir, "../../plugins", plugin, "manifest.json"), "utf8")) as Manifest;
+const manifests = shippedManifests();
 
 /** @throws if the plugin's configuration is not what its manifest says */
-export function checkedConfig<Config extends object>(plugin: string, config: Config): Config {
-  z.fromJSONSchema(manifestOf(plugin).config_schema as never).parse(config);
+export function checkedConfig<Config extends JsonObject>(plugin: string, config: Config): Config {
+  parseConfig(manifests.get(plugin)!, config, plugin);
   return config;
 }
 
 export function databaseCaller(plugin: string, { tools }: Running, files: () => readonly GroupFile[] = () => []) {
   const schemas = new Map(
-    manifestOf(plugin).provides.tools.map(({ name, arguments_schema }) => [
-      name,
-      z.fromJSONSchema(arguments_schema as never),
-    ]),
+    manifests.get(plugin)!.provides.tools.map(({ name, arguments_schema }) => [name, compileSchema(arguments_schema)]),
   );
   const raw = async (tool: string, args: object, signal = new AbortController().signal): Promise<unknown> => {
     const parsed = schemas.get(tool)!.parse(JSON.parse(JSON.stringify(args))) as never;

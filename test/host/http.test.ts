@@ -9,10 +9,10 @@ import { join } from "node:path";
 import type { TLSSocket } from "node:tls";
 import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 import fc from "fast-check";
-import { z } from "zod";
 import { LIMITS } from "../../contract/limits.ts";
 import manifest from "../../plugins/http/manifest.json" with { type: "json" };
 import type { Running, ToolError, ToolRequest } from "../../src/host/plugin.ts";
+import { compileSchema } from "../../src/host/schemas.ts";
 import type { Ways } from "../../src/web/reach.ts";
 import { webTools, type SiteConfig } from "../../src/web/fetcher.ts";
 import { Sites } from "../../src/web/sites.ts";
@@ -171,10 +171,10 @@ const REQUEST: ToolRequest = {
 
 /** As a worker calls it: the arguments pass the schema of the manifest, and so does the configuration. */
 function callerOf(sites: readonly SiteConfig[], ways: Ways = HERE, credentials: Record<string, string> = {}) {
-  z.fromJSONSchema(manifest.config_schema as never).parse({ sites });
+  compileSchema(manifest.config_schema).parse({ sites });
   const running: Running = webTools(sites, credentials, ways);
   const schemas = new Map(
-    manifest.provides.tools.map((tool) => [tool.name, z.fromJSONSchema(tool.arguments_schema as never)]),
+    manifest.provides.tools.map((tool) => [tool.name, compileSchema(tool.arguments_schema as never)]),
   );
   const call = async (tool: string, args: object, as: Partial<ToolRequest> = {}): Promise<Answer> =>
     JSON.parse(
