@@ -139,3 +139,8 @@ function cacheDirOf(env: Env, uid: number, stateDir: string): string {
 function absolute(path: string | undefined): string | undefined {
   return path !== undefined && isAbsolute(path) ? path : undefined;
 }
+
+/** Whether an absolute path is that of the folder, or lies below it. Links are not looked at. */
+export function isBelow(path: string, folder: string): boolean {
+  return folder === "/" || path === folder || path.startsWith(`${folder}/`);
+}

@@ -4,8 +4,8 @@ import { accessSync, constants, existsSync, realpathSync, type Stats, statSync }
 import { dirname, join, resolve } from "node:path";
 import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
+import { isBelow } from "../base/paths.ts";
 import type { AuditSpool } from "../audit/spool.ts";
-import { isBelow } from "../sandbox/mounts.ts";
 import { isInline, type Policy } from "../sandbox/policy.ts";
 
 export type Denial = {

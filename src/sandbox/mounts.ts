@@ -1,6 +1,7 @@
 /** The new root of a worker: only what it may see, each path in its usual place. */
 import { existsSync, lstatSync, readlinkSync, realpathSync } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
+import { isBelow } from "../base/paths.ts";
 
 /** In mount order; the shim creates the parent folders. */
 export type MountStep =
@@ -28,11 +29,6 @@ export type MountStep =
   | { readonly kind: "proc"; readonly path: string };
 
 const LINKS_MAX = 40;
-
-/** Whether `path` is `folder` or below it. */
-export function isBelow(path: string, folder: string): boolean {
-  return folder === "/" || path === folder || path.startsWith(`${folder}/`);
-}
 
 /** Collects the visible paths. Symbolic links on the way stay links, so that nothing else becomes visible. */
 export class Root {

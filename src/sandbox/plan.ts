@@ -6,6 +6,7 @@ import { CLONE, RLIMIT } from "../../contract/linux.ts";
 import { IpcError } from "../base/errors.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
+import { isBelow } from "../base/paths.ts";
 import {
   ABI_OF_SCOPES,
   ABI_OF_TCP,
@@ -22,7 +23,7 @@ import {
 } from "./landlock.ts";
 import type { Machine } from "./kernel.ts";
 import { canBeKept, findGuarded, type Guarded } from "./guarded.ts";
-import { isBelow, type MountStep, Root } from "./mounts.ts";
+import { type MountStep, Root } from "./mounts.ts";
 import type { HostRule } from "./hosts.ts";
 import type { Policy } from "./policy.ts";
 import { rulesOf } from "./rules.ts";

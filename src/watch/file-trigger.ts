@@ -7,6 +7,7 @@ import { isUtf8 } from "node:buffer";
 import { realpathSync, statSync } from "node:fs";
 import { basename, relative } from "node:path";
 import { limit } from "../base/limits.ts";
+import { isBelow } from "../base/paths.ts";
 import { sleep } from "../base/patience.ts";
 import { FolderTree } from "./folder-tree.ts";
 import { scanFolder, type FileState, type RawPath, type Scan } from "./folder-scan.ts";
@@ -196,7 +197,7 @@ export class FileTrigger implements Disposable {
     const stat = statSync(path, { bigint: true, throwIfNoEntry: false });
     const isFolder = stat?.isDirectory() === true;
     const folder = isFolder ? `${stat.dev} ${stat.ino}` : undefined;
-    if (isFolder && own.some((one) => isBelow(realOf(one), realpathSync(path))))
+    if (isFolder && own.some((one) => isBelow(realpathSync(path), realOf(one))))
       throw new Error("it is one of ipcctl's own folders, which change all the time: name another one");
     if (folder !== this.#treeOf) {
       this.#tree?.[Symbol.dispose]();
@@ -212,7 +213,7 @@ export class FileTrigger implements Disposable {
     const poll = (why: string): void =>
       this.#tell("notices", `${why}, so ipcctl looks every ${POLL_MS / 1000} s instead of being told`);
     return new FolderTree([path], {
-      isIgnored: (_, below) => basename(below).startsWith(".") || own.some((one) => isBelow(one, below)),
+      isIgnored: (_, below) => basename(below).startsWith(".") || own.some((one) => isBelow(below, one)),
       onChange: () => this.#notice(),
       onFull: () => poll(`it has more folders than the ${limit("watchDirs")} that are watched`),
       onFailed: (folder, error) =>
@@ -330,10 +331,6 @@ export class FileTrigger implements Disposable {
 
 function textOf(path: RawPath): string {
   return Buffer.from(path, "latin1").toString();
-}
-
-function isBelow(folder: string, path: string): boolean {
-  return path === folder || path.startsWith(`${folder}/`);
 }
 
 function realOf(path: string): string {

@@ -2,6 +2,7 @@
 import { existsSync, lstatSync, readdirSync, watch, type FSWatcher } from "node:fs";
 import { join } from "node:path";
 import { limit } from "../base/limits.ts";
+import { isBelow } from "../base/paths.ts";
 
 export type FolderTreeDeps = {
   /** Neither it nor what lies below it counts. */
@@ -71,7 +72,7 @@ export class FolderTree implements Disposable {
   /** With everything below it: a folder that was moved away is not watched any more. */
   #remove(folder: string): void {
     for (const [watched, watcher] of this.#watchers) {
-      if (watched !== folder && !watched.startsWith(`${folder}/`)) continue;
+      if (!isBelow(watched, folder)) continue;
       watcher.close();
       this.#watchers.delete(watched);
       this.#isFull = false;

@@ -1,6 +1,7 @@
 /** What restarts a worker from outside: changed files, a schedule, and limits that only the daemon can watch. */
 import { relative, resolve } from "node:path";
 import { limit } from "../base/limits.ts";
+import { isBelow } from "../base/paths.ts";
 import type { WorkerEvent } from "../protocol/responses.ts";
 import { FolderTree } from "../watch/folder-tree.ts";
 import type { Run } from "./run.ts";
@@ -31,8 +32,7 @@ export class FileWatch implements Disposable {
     const { watch: wanted, cwd } = worker.config;
     const roots = wanted === true ? [cwd] : wanted === false ? [] : wanted.map((folder) => resolve(cwd, folder));
     this.#tree = new FolderTree(roots, {
-      isIgnored: (root, path) =>
-        IGNORED.test(relative(root, path)) || own.some((one) => path === one || path.startsWith(`${one}/`)),
+      isIgnored: (root, path) => IGNORED.test(relative(root, path)) || own.some((one) => isBelow(path, one)),
       onChange: (root, path) => {
         clearTimeout(this.#timer);
         this.#timer = setTimeout(() => {
