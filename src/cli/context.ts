@@ -156,7 +156,7 @@ export function mayHaveColour(
 }
 
 /** `--color` > FORCE_COLOR > NO_COLOR > TERM=dumb > a terminal. */
-export function wantsColor(
+function wantsColor(
   flag: string | undefined,
   env: Readonly<Record<string, string | undefined>>,
   isTerminal: boolean,

@@ -54,7 +54,7 @@ export const BODY_BYTES = limit("hostMessageBytes");
 const CALL = "/call";
 /** As the backend that this transport is compatible with has it. */
 const FILES = "/api/mcp/files";
-export const WEBHOOKS = "/hooks/";
+const WEBHOOKS = "/hooks/";
 
 /**
  * @param port on which the listener is

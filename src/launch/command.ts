@@ -100,7 +100,7 @@ export function cleanWorkerEnv(base: Readonly<Record<string, string | undefined>
  * `K=V` lines with `#` comments, `export`, and quotes as in a shell. Read at every start, so that a change takes effect
  * on restart.
  */
-export function readEnvFile(path: string): Record<string, string> {
+function readEnvFile(path: string): Record<string, string> {
   let text: string;
   try {
     text = readConfigText(path);

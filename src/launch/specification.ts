@@ -182,7 +182,7 @@ function heldByGroup(rlimits: readonly Rlimit[], enforced: Enforced): readonly R
 }
 
 /** Of two limits on the same resource the lower one. */
-export function mergeLimits(some: readonly Rlimit[], more: readonly Rlimit[]): Rlimit[] {
+function mergeLimits(some: readonly Rlimit[], more: readonly Rlimit[]): Rlimit[] {
   const all = new Map<number, Rlimit>();
   for (const { resource, soft, hard } of [...some, ...more]) {
     const had = all.get(resource);

@@ -179,7 +179,7 @@ export function encodeMount(step: MountStep): Buffer {
 }
 
 /** Payload of LOG, in a spec and as a request. */
-export function encodeLog(log: LogSpec): Buffer {
+function encodeLog(log: LogSpec): Buffer {
   return Buffer.concat([
     u64(log.maxFileBytes),
     u32(log.maxFiles),

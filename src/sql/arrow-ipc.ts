@@ -17,7 +17,7 @@ export type Node = { readonly length: number; readonly nulls: number };
 export type Place = { readonly offset: number; readonly length: number };
 
 /** Buffers begin at multiples of it. */
-export const ALIGNMENT = 8;
+const ALIGNMENT = 8;
 export const aligned = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 
 /** The end of a stream. */

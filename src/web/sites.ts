@@ -8,8 +8,8 @@ import { limit } from "../base/limits.ts";
 import { ToolError } from "../host/plugin.ts";
 import { isHeaderName, isHeaderValue, isOfTheConnection } from "./headers.ts";
 
-export const READING = ["GET", "HEAD"] as const;
-export const WRITING = ["POST", "PUT", "PATCH", "DELETE"] as const;
+const READING = ["GET", "HEAD"] as const;
+const WRITING = ["POST", "PUT", "PATCH", "DELETE"] as const;
 export type Method = (typeof READING | typeof WRITING)[number];
 
 /** As it is written in the configuration. */

@@ -19,7 +19,7 @@ import { SIGTERM } from "../../contract/linux.ts";
 /** How long a new shim may take to answer, or another one to release the lock, on a busy machine. */
 export const LAUNCH_MS = 30_000;
 /** How long after the grace period the daemon kills the worker's processes itself. */
-export const STOP_SLACK_MS = 5000;
+const STOP_SLACK_MS = 5000;
 /** Between two requests to stop. */
 const ASK_AGAIN_MS = 250;
 const ASK_AGAIN_MAX_MS = 8000;
