@@ -1,9 +1,10 @@
 /** Prompts and the sessions that they start, through the daemon and the command line. */
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
+import { credentialsFolderOf } from "../../src/base/paths.ts";
 import type { SessionDescription, SessionInfo } from "../../src/protocol/session-answers.ts";
 import { waitUntil, within } from "../deadline.ts";
 import { Home, isAlive, outcomeOf, ROOT, type CliResult } from "../home.ts";
@@ -637,6 +638,45 @@ test("a session whose states cannot be written runs once, and is ended at its ti
   expect(await ended(prompting("long"))).toMatchObject({ stdout: "long\n" });
   expect((await sessions()).map(({ state }) => state)).toEqual(["timeout", "done", "done"]);
   expect(readFileSync(home.paths.daemonLog, "utf8")).toContain("disk is full");
+});
+
+test("a session has its end also where nobody can tell which secrets are in its output", async () => {
+  ask(`time.sleep(1)\nprint("done")`);
+  const child = prompting("x");
+  await running();
+  rmSync(credentialsFolderOf(home.paths.stateDir), { recursive: true });
+  await ended(child);
+  const [session] = await sessions();
+  expect(session).toMatchObject({ state: "done", exit_code: 0 });
+  expect(await describeOf(session!.id)).toMatchObject({ output: [], is_cut: true });
+});
+
+test("a session that nobody can be given the entry of is not started, and has an end that says so", async () => {
+  ask(`print("up")`);
+  await home.cli("prompt", "first");
+  {
+    using db = new Database(join(home.paths.dataDir, "queue.sqlite"));
+    db.run(`CREATE TRIGGER full BEFORE UPDATE OF owner ON entries WHEN new.owner LIKE 'session-%'
+      BEGIN SELECT RAISE(ABORT, 'disk is full'); END`);
+  }
+  expect(await home.cli("prompt", "second")).toMatchObject({ status: 1, stdout: "" });
+  expect(await sessions()).toMatchObject([{ state: "failed", outcome: "disk is full" }, { state: "done" }]);
+});
+
+test("a session that was lost and cannot be ended now keeps no other one from its end", async () => {
+  ask("print(asked)");
+  await home.cli("prompt", "first");
+  const behind = (...all: string[]): void => {
+    using db = new Database(join(home.paths.dataDir, "sessions.sqlite"));
+    for (const sql of all) db.run(sql);
+  };
+  const full = "BEFORE UPDATE OF ended_ms ON sessions WHEN old.number IN";
+  behind(`CREATE TRIGGER full ${full} (2, 3) BEGIN SELECT RAISE(ABORT, 'disk is full'); END`);
+  for (const text of ["second", "third"]) await home.cli("prompt", text);
+  await home.killDaemon();
+  behind("DROP TRIGGER full", `CREATE TRIGGER full ${full} (2) BEGIN SELECT RAISE(ABORT, 'disk is full'); END`);
+  await waitUntil(async () => (await sessions())[0]?.ended_at !== null, "the next daemon ends the newest");
+  expect((await sessions()).map(({ state }) => state)).toEqual(["lost", "running", "done"]);
 });
 
 test("what cannot be forgotten stays, and holds nothing up", async () => {

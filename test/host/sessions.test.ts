@@ -281,6 +281,24 @@ test("a task that is removed while its session is about to begin starts none", a
   expect([read("seen"), await ipc.sessions.list()]).toEqual(["", []]);
 });
 
+test("what waits of a task that is removed begins nothing, also if it cannot be dropped", async () => {
+  rules(rule(`${NOTE("seen")}note("begun")\nwhile not go(): time.sleep(0.01)`, { max_sessions: 1 }));
+  using ipc = await home.connect();
+  await ipc.publish("mail.1", null);
+  await waitUntil(() => read("seen") === "begun\n", "the first one runs");
+  await ipc.tasks.add({ name: "t", cron: "@yearly", publish: "mail.x" });
+  await ipc.tasks.run("t");
+  await waitUntil(async () => (await ipc.queue.list()).length === 2, "the second one waits");
+  {
+    using db = new Database(join(home.paths.dataDir, "queue.sqlite"));
+    db.run("CREATE TRIGGER kept BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'it is kept'); END");
+  }
+  await ipc.tasks.remove("t");
+  writeFileSync(join(home.dir, "go"), "");
+  await waitUntil(async () => (await ipc.queue.list()).length === 0, "both are over");
+  expect([read("seen"), (await ipc.sessions.list()).length]).toEqual(["begun\n", 1]);
+});
+
 test("sessions and what waits are stopped at once: none of them makes room for another one", async () => {
   rules(
     rule("import time; time.sleep(600)", { max_sessions: 1 }),
