@@ -406,26 +406,42 @@ function cut(text: string): string {
 /** What plugins know exactly they take out themselves, in their own processes. */
 const patterns = new Redactor();
 
-/** One worker's channel, while its session lasts. */
+/** What the channels of one session have in common. */
+export class SessionCalls {
+  readonly openedMs: number;
+  /** By correlations. */
+  readonly underWay = new Map<string, Call>();
+  readonly refusals = new Map<string, number>();
+  calls = 0;
+  /** Calls that have not come to their ends, given up or not: a plugin still works on them. */
+  running = 0;
+  /** Open ones. */
+  channels = 0;
+
+  constructor(openedMs: number) {
+    this.openedMs = openedMs;
+  }
+}
+
+/** One of a worker's channels, while its session lasts: its own, or that of a program that it has started. */
 export class HostChannel {
   readonly #host: Host;
   readonly #session: Session;
   readonly #tables: Tables | undefined;
-  readonly #openedMs: number;
-  readonly #underWay = new Map<string, Call>();
+  readonly #of: SessionCalls;
   readonly #giveUps = new Map<Call, () => void>();
-  readonly #refusals = new Map<string, number>();
-  #calls = 0;
-  /** Calls that have not come to their ends, given up or not: a plugin still works on them. */
-  #running = 0;
   #isClosed = false;
 
-  /** @param tables of a channel that shares memory */
-  constructor(host: Host, session: Session, tables?: Tables) {
+  /**
+   * @param tables of a channel that shares memory
+   * @param of of all channels of the session, if it has others
+   */
+  constructor(host: Host, session: Session, tables?: Tables, of = new SessionCalls(host.now())) {
     this.#host = host;
     this.#session = session;
     this.#tables = tables;
-    this.#openedMs = host.now();
+    this.#of = of;
+    of.channels++;
   }
 
   /**
@@ -433,16 +449,16 @@ export class HostChannel {
    * @param bytes a copy, which nobody else can write to
    */
   take(bytes: Uint8Array): string | Promise<string> {
-    this.#calls++;
+    this.#of.calls++;
     const call = new Call(this, this.#session, bytes, this.#host.newId(), this.#host.now());
     if (this.#isClosed) call.giveUp();
     const ended = this.#pass(call, 0);
     if (!(ended instanceof Promise)) return this.#answer(call, ended);
-    this.#running++;
+    this.#of.running++;
     return new Promise((resolve) => {
       this.#giveUps.set(call, () => resolve(this.#answer(call, new Refusal("CANCELLED", "the worker gave it up"))));
       void ended.then((end) => {
-        this.#running--;
+        this.#of.running--;
         if (this.#giveUps.delete(call)) resolve(this.#answer(call, end));
         else {
           if (end instanceof JsonResult) end.table?.[Symbol.dispose]();
@@ -454,8 +470,8 @@ export class HostChannel {
 
   /** The worker no longer wants it: it is answered at once. What is already being done may go on. */
   cancel(correlation: string): boolean {
-    const call = this.#underWay.get(correlation);
-    const giveUp = call && this.#giveUps.get(call);
+    const call = this.#of.underWay.get(correlation);
+    const giveUp = call && this.#giveUps.get(call); // none of another channel
     if (call === undefined || giveUp === undefined) return false;
     this.#giveUps.delete(call);
     call.giveUp();
@@ -465,8 +481,9 @@ export class HostChannel {
 
   /** The worker has ended, or its channel is broken. */
   close(): void {
+    if (!this.#isClosed) this.#of.channels--;
     this.#isClosed = true;
-    for (const correlation of [...this.#underWay.keys()]) this.cancel(correlation);
+    for (const correlation of [...this.#of.underWay.keys()]) this.cancel(correlation);
   }
 
   /** @internal For the stage: takes it in, unless its correlation is in use or there are too many. */
@@ -483,11 +500,11 @@ export class HostChannel {
       this.#tables?.letGo(request.arguments.table);
       return new Refusal("CANCELLED", "there is nothing to answer");
     }
-    if (this.#underWay.has(correlation))
+    if (this.#of.underWay.has(correlation))
       return new Refusal("DUPLICATE_CORRELATION", `a request with the correlation ${quote(correlation)} is under way`);
-    if (this.#running >= limit("hostCalls"))
+    if (this.#of.running >= limit("hostCalls"))
       return new Refusal("RATE_LIMITED", `${limit("hostCalls")} calls are under way`, { retryAfter: 1 });
-    this.#underWay.set(correlation, call);
+    this.#of.underWay.set(correlation, call);
     return undefined;
   }
 
@@ -499,13 +516,13 @@ export class HostChannel {
     const plugins = [...this.#host.tools.values()].filter(({ plugin }) => !replaced.has(plugin));
     const tools = [...CORE_TOOLS.values(), ...plugins, ...provided].filter((tool) => grants.of(tool).isGranted);
     return {
-      ...{ worker, session: id, group, opened_at: new Date(this.#openedMs).toISOString() },
+      ...{ worker, session: id, group, opened_at: new Date(this.#of.openedMs).toISOString() },
       tools: tools.map(({ plugin, manifest }) => {
         const { rate } = grants.of({ plugin, manifest });
         return { ...manifest, plugin, rate, state: plugin === CORE ? "ready" : this.#host.stateOf(plugin) };
       }),
       skillOf: (plugin) => this.#host.skillOf?.(plugin, this.#session),
-      ...{ calls: this.#calls, under_way: this.#underWay.size, refused: Object.fromEntries(this.#refusals) },
+      ...{ calls: this.#of.calls, under_way: this.#of.underWay.size, refused: Object.fromEntries(this.#of.refusals) },
     };
   }
 
@@ -541,11 +558,11 @@ export class HostChannel {
 
   #answerOf(call: Call, ended: Ended): string {
     if (call.isSilent) return "";
-    if (call.sender !== null && this.#underWay.get(call.sender) === call) this.#underWay.delete(call.sender);
+    if (call.sender !== null && this.#of.underWay.get(call.sender) === call) this.#of.underWay.delete(call.sender);
     if (ended instanceof Refusal) {
       const { told, found } = tellable(ended);
       const code = Object.hasOwn(HOST_CODES, told.code) ? told.code : ("HANDLER_ERROR" satisfies HostCode);
-      this.#refusals.set(code, (this.#refusals.get(code) ?? 0) + 1);
+      this.#of.refusals.set(code, (this.#of.refusals.get(code) ?? 0) + 1);
       this.#record(call, "tool", told, found);
       return encodeRefusal(call.sender, told);
     }

@@ -13,7 +13,7 @@ import { TRANSPORTS } from "../base/transports.ts";
 import { Buckets } from "../host/buckets.ts";
 import { CORE, Grants, hostTool, type HostTool } from "../host/host-tools.ts";
 import { foldName } from "../host/manifest.ts";
-import { HostChannel, type Host, type Session } from "../host/pipeline.ts";
+import { HostChannel, SessionCalls, type Host, type Session } from "../host/pipeline.ts";
 import { skillOf } from "../host/skills.ts";
 import { Refusal } from "../host/wire.ts";
 import type { OpenSegment } from "../plane/meet.ts";
@@ -34,8 +34,8 @@ import {
 import { Provisions } from "./provisions.ts";
 
 /**
- * So many requests of one worker, or bytes of them, are taken before the others have their turn: more would not make
- * them cheaper.
+ * So many requests of one worker, or bytes of them, on all of its channels, are taken before the others have their
+ * turn: more would not make them cheaper.
  */
 const TURN_REQUESTS = 8;
 const TURN_BYTES = limit("hostMessageBytes");
@@ -71,7 +71,13 @@ const admission = z.strictObject({
 export type Admission = z.infer<typeof admission>;
 
 type Admitted = { readonly admission: Admission; readonly session: Session; readonly timer: Timer };
-type Open = { readonly admission: Admission; readonly channel: HostChannel; readonly pipe: Pipe };
+type Open = {
+  readonly admission: Admission;
+  readonly channel: HostChannel;
+  readonly pipe: Pipe;
+  /** Of all channels of its session. */
+  readonly of: SessionCalls;
+};
 
 export class Router {
   readonly #plugins: Map<string, Plugin>;
@@ -90,6 +96,8 @@ export class Router {
   readonly #provisions: Provisions;
   readonly #admitted = new Map<string, Admitted>();
   readonly #open = new Set<Open>();
+  /** Of sessions that have a channel, or calls that go on without one. */
+  readonly #calls = new Map<string, SessionCalls>();
   /** Of runs that ask by the daemon, by their sessions. */
   readonly #asked = new Map<string, HostChannel>();
   /** Their requests that are under way. */
@@ -339,12 +347,15 @@ export class Router {
     this.#admitted.delete(label);
     clearTimeout(admitted.timer);
     const tables = new HandedTables(pipe.sharing!); // as it was opened
-    const channel = new HostChannel(this.#host, admitted.session, tables);
-    const open = { admission: admitted.admission, channel, pipe };
+    const of = this.#calls.get(admitted.session.id) ?? new SessionCalls(Date.now());
+    this.#calls.set(admitted.session.id, of);
+    const channel = new HostChannel(this.#host, admitted.session, tables, of);
+    const open = { admission: admitted.admission, channel, pipe, of };
     this.#open.add(open);
     void this.#serve(open).then(() => {
       this.#open.delete(open);
       tables.close();
+      for (const [id, { channels, running }] of this.#calls) if (channels + running === 0) this.#calls.delete(id);
     });
   }
 
@@ -354,7 +365,7 @@ export class Router {
   }
 
   /** Resolves at the end of the channel. */
-  #serve({ channel, pipe }: Open): Promise<void> {
+  #serve({ channel, pipe, of }: Open): Promise<void> {
     const answers = new Answers(pipe);
     const over = Promise.withResolvers<void>();
     const end = (): void => {
@@ -378,7 +389,7 @@ export class Router {
         for (let used = 0; used < 1;) {
           const request = pipe.tryReceive();
           if (request === undefined) return pipe.isOpen ? sleep() : end();
-          used += 1 / TURN_REQUESTS + request.length / TURN_BYTES;
+          used += of.channels * (1 / TURN_REQUESTS + request.length / TURN_BYTES);
           if (other === undefined) pipe.rouse();
           else if (other instanceof PluginLink) other.rouse();
           const text = channel.take(request);

@@ -334,6 +334,31 @@ test("hostCalls: as many as the limit may be under way, given up or not, and one
   expect(routed.length).toBe(LIMITS.hostCalls.value + 1);
 });
 
+test("channels of one session have correlations, limits and numbers in common, and each its own answers", async () => {
+  const ends: ((result: unknown) => void)[] = [];
+  const { host, call, channel } = setUp({ route: () => new Promise((resolve) => ends.push(resolve)) });
+  const of = new pipeline.SessionCalls(host.now());
+  const open = (): HostChannel => {
+    const session = { ...SESSION, grants: new Grants(["echo.*"]) };
+    return new pipeline.HostChannel(host, session, undefined, of);
+  };
+  const [one, other] = [open(), open()];
+  const first = call("echo.echo", {}, "same", one);
+  expect(codesOf([await call("echo.echo", {}, "same", other)])).toEqual(["DUPLICATE_CORRELATION"]);
+  expect(other.cancel("same")).toBe(false);
+  for (let index = 1; index < LIMITS.hostCalls.value; index++) void call("echo.echo", {}, `c${index}`, one);
+  expect(codesOf([await call("echo.echo", {}, "more", other)])).toEqual(["RATE_LIMITED"]);
+  expect(other.facts()).toMatchObject({ under_way: LIMITS.hostCalls.value, refused: { RATE_LIMITED: 1 } });
+  ends[0]!(1);
+  expect(await first).toEqual({ correlation: "same", result: 1 });
+  const last = call("echo.echo", {}, "last", other);
+  one.close();
+  one.close();
+  expect([of.channels, other.facts().under_way, channel.facts().under_way]).toEqual([1, 1, 0]);
+  ends.at(-1)!(2);
+  expect(await last).toEqual({ correlation: "last", result: 2 });
+});
+
 test("a yes to a tool is none to what has taken its place meanwhile", async () => {
   const tools = new Map(TOOLS.map((one) => [one.manifest.name, one]));
   const { call, host, routed } = setUp();
