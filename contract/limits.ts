@@ -168,6 +168,10 @@ export const LIMITS = {
     value: 1024,
     why: "calls of one worker to the host that are under way, also those that it gave up; the next one gets `RATE_LIMITED`",
   },
+  hostCommands: {
+    value: 16,
+    why: "commands `ipc` of one worker that ask at once; the next one waits. For each the router has a channel, of 4 MiB that are used only as far as they are filled",
+  },
   stdioRequests: {
     value: 1024,
     why: "requests by lines of stdout that are under way, or whose answers were not read; then nothing more is read of what the worker prints",

@@ -41,6 +41,7 @@ export const SPEC = {
   umask: 29,
   owner: 30,
   lines: 31,
+  commands: 32,
   input: 43,
   end: 255,
 } as const;
@@ -49,7 +50,7 @@ export const SPEC = {
 export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload: string, says: string]>> = {
   version: [
     "u32",
-    "the lowest version that knows all frames of this specification: 1, or 2 if it has KILL, UMASK, OWNER, LINES, INPUT, a mapped MOUNT or an ANSWER that connects 2",
+    "the lowest version that knows all frames of this specification: 1, or 2 if it has KILL, UMASK, OWNER, LINES, COMMANDS, INPUT, a mapped MOUNT or an ANSWER that connects 2",
   ],
   run: ["u64", "number of this run; the daemon chooses it, and each run of a worker has a higher one"],
   arg: [
@@ -124,7 +125,7 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
   audit: ["bytes, absolute path", "spool to which the connect helper appends its decisions"],
   plane: [
     "empty",
-    "the worker gets a connected SEQPACKET socket as descriptor 199 (`IPCCTL_PLANE_FD`) and need not reach `plane` by its path; its first byte tells the shim that a runtime listens. Processes of the worker share it: `c` says that the one before has left, another first byte that another one listens now",
+    "the worker gets a connected SEQPACKET socket as descriptor 199 (`IPCCTL_PLANE_FD`) and need not reach `plane` by its path; its first byte tells the shim that a runtime listens.",
   ],
   name: ["bytes", "name of the worker in the audit log"],
   zygote: [
@@ -146,6 +147,10 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
   lines: [
     "empty",
     "optional, from version 2: the worker asks the host by lines of its stdout, and reads the answers from its stdin. The shim starts the line helper between the worker's pipes and its own, which gets the channel to the host in place of the runtime. No effect in the foreground",
+  ],
+  commands: [
+    "empty",
+    "optional, from version 2: programs that the worker starts may ask the host, each by a channel of its own. The shim makes the `commands` socket (SEQPACKET): to a connection from the worker's tree it sends a channel to the host, as to a runtime, and closes it; one on which something is said is closed without. Where a filter hands over `socket(AF_UNIX, SOCK_SEQPACKET, 197)`, the connect helper answers it with such a connection. 16 such channels and connections are served at once, and the next ones wait. No effect in the foreground",
   ],
   input: [
     "u32 bytes, 1 to 32768",
@@ -179,7 +184,7 @@ export const REQUEST_PAYLOADS: Readonly<Record<keyof typeof REQUEST, readonly [p
   flush: ["empty", "OK: the next log file was opened, and all older ones were deleted"],
   open: [
     "8 to 57 bytes, with 4 descriptors (SCM_RIGHTS)",
-    "OK: the first three descriptors went to the runtime with the payload, and the shim keeps the first and the last (`docs/internals/shm-layout.md`). ERR EINVAL: other descriptors than four, or a bell that is no Unix stream socket. With LINES, those of a channel to the host went to the line helper. ERR ENOTCONN: no runtime is attached. ERR EMFILE: 128 channels are open. ERR EBUSY: the worker has a channel to the host",
+    "OK: the first three descriptors went to the runtime with the payload, and the shim keeps the first and the last (`docs/internals/shm-layout.md`). ERR EINVAL: other descriptors than four, or a bell that is no Unix stream socket. With LINES, those of a channel to the host went to the line helper; where the runtime has one, or there is none, to the first program that waits for one (COMMANDS). ERR ENOTCONN: no runtime is attached. ERR EMFILE: 128 channels are open, without those of programs. ERR EBUSY: the worker has a channel to the host, and none of its programs waits for one",
   ],
   wake: [
     "empty",
@@ -221,7 +226,7 @@ export const REPLY_PAYLOADS: Readonly<Record<keyof typeof REPLY, string>> = {
   error: "u8 request type, i32 errno",
   status: "bytes: text of a `STATUS=` line of `sd_notify`, at most 512",
   attached:
-    "u8: a runtime of the worker attached (1) or went away (0); always 1 while a line helper runs. Told once more (1) when the channel to the host has ended, so that the worker may have another one",
+    "u8: a runtime of the worker attached (1) or went away (0); always 1 while a line helper runs. Told once more (1) when the channel to the host has ended, so that the worker may have another one, and when one of its programs waits for one (COMMANDS)",
   calls:
     "u32 open channels and pipes, u32 requests that wait, then the statistics of this run, summed over all its channels: 37 words of 64 bits, or 36 in version 1",
 };
@@ -276,10 +281,12 @@ export const WORKER_FD = { control: 198, plane: 199 } as const;
 /**
  * What a runtime sends on its connection to `plane`, a byte each: `here` only where the connection was passed to it,
  * first of all; `bell` with one descriptor, a stream socket of the Unix domain on which the shim then writes a byte for
- * each channel that it forwards, for a runtime whose event loop sees only streams of bytes; `leave` on a connection
- * that was passed, which other processes of the worker have as well: the next `here` on it is another runtime's.
+ * each channel that it forwards, for a runtime whose event loop sees only streams of bytes.
  */
-export const MEETING = { here: 97, bell: 98, leave: 99 } as const;
+export const MEETING = { here: 97, bell: 98 } as const;
+
+/** The protocol of the Unix socket that a program of the worker asks for to ask the host; the kernel knows none. */
+export const COMMAND_PROTOCOL = 197;
 
 /** Descriptors that OPEN carries; the first of them are for the runtime. */
 export const CHANNEL_FDS = 4;

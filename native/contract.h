@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+2a849bf6" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+7be31fb8" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -62,6 +62,7 @@ enum {
 	IPC_SPEC_UMASK = 29,
 	IPC_SPEC_OWNER = 30,
 	IPC_SPEC_LINES = 31,
+	IPC_SPEC_COMMANDS = 32,
 	IPC_SPEC_INPUT = 43,
 	IPC_SPEC_END = 255,
 };
@@ -167,7 +168,6 @@ enum {
 enum {
 	IPC_MEETING_HERE = 97,
 	IPC_MEETING_BELL = 98,
-	IPC_MEETING_LEAVE = 99,
 };
 
 /* Descriptors of the worker. */
@@ -175,6 +175,7 @@ enum {
 	IPC_CONTROL_FD = 198,
 	IPC_PLANE_FD = 199,
 };
+#define IPC_COMMAND_PROTOCOL 197 /* Of a socket by which a program asks the host. */
 #define IPC_CHANNEL_FDS 4 /* Descriptors that come with OPEN. */
 #define IPC_CHANNEL_FDS_FORWARDED 3 /* Those of them that the runtime gets. */
 
@@ -225,6 +226,7 @@ enum {
 	IPC_CHANNELS_MAX = 128,
 	IPC_AUDIT_BYTES_MAX = 16777216,
 	IPC_HOST_MESSAGE_BYTES_MAX = 1048576,
+	IPC_HOST_COMMANDS_MAX = 16,
 	IPC_CORRELATION_CHARS_MAX = 128,
 	IPC_TOPIC_CHARS_MAX = 160,
 	IPC_STDIO_REQUESTS_MAX = 1024,

@@ -55,6 +55,7 @@ const PARTS: readonly Part[] = [
     isForPython: true,
   },
   { name: "*_FD", numbers: shim.WORKER_FD, says: "Descriptors of the worker.", isForPython: true },
+  { name: "COMMAND_PROTOCOL", numbers: shim.COMMAND_PROTOCOL, says: "Of a socket by which a program asks the host." },
   { name: "CHANNEL_FDS", numbers: shim.CHANNEL_FDS, says: "Descriptors that come with OPEN." },
   {
     name: "CHANNEL_FDS_FORWARDED",
@@ -68,8 +69,8 @@ const PARTS: readonly Part[] = [
   {
     name: "*_MAX",
     numbers: limits(
-      ...(["specBytes", "channels", "auditBytes", "hostMessageBytes", "correlationChars", "topicChars"] as const),
-      ...(["stdioRequests", "stdioBytes", "stdioCalls", "stdioIdBytes"] as const),
+      ...(["specBytes", "channels", "auditBytes", "hostMessageBytes", "hostCommands"] as const),
+      ...(["correlationChars", "topicChars", "stdioRequests", "stdioBytes", "stdioCalls", "stdioIdBytes"] as const),
     ),
     says: "Limits, as docs/internals/limits.md has them.",
   },

@@ -96,6 +96,8 @@ static int print_spec(size_t size)
 			spec.rawlogs[i].max_files, spec.rawlogs[i].path);
 	if (spec.asks_by_lines)
 		puts("lines");
+	if (spec.has_commands)
+		puts("commands");
 	if (spec.zygote != NULL)
 		printf("zygote %s\n", spec.zygote);
 	if (spec.is_confined)
@@ -186,6 +188,13 @@ int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, size_t fd_coun
 		printf("%02x", payload[i]);
 	puts("");
 	return 0;
+}
+
+int ipc_commands_forward(
+	struct ipc_commands *commands, const int *fds, size_t fd_count, const uint8_t *payload, size_t size)
+{
+	(void)commands, (void)fds, (void)fd_count, (void)payload, (void)size;
+	return -ENOTCONN;
 }
 
 int ipc_meet_wake(struct ipc_meeting *meeting, pid_t worker)

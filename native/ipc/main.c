@@ -21,7 +21,8 @@ static const char USAGE[] =
 	"       ipc [--deadline SECONDS] tools | skills\n"
 	"Calls a tool that the policy of this worker grants, with its arguments as a JSON object (- reads\n"
 	"them from stdin); lists those tools; or tells when to call them, which the files in $IPCCTL_SKILLS\n"
-	"do as well. The result is JSON on stdout; an error is JSON on stderr.\n";
+	"do as well. The result is JSON on stdout; an error is JSON on stderr. It asks beside whatever else of\n"
+	"the worker asks, with the same grants and rates.\n";
 
 static const struct {
 	const char *code;

@@ -44,6 +44,7 @@ struct ipc_net {
 	int told;                        /* -1, or a pipe: one line for each denial, while there is room */
 	const char *hosts, *resolv_conf; /* NULL: those in /etc */
 	uint16_t dns_port;               /* 0: 53 */
+	const char *commands;            /* NULL, or where a program that asks for such a socket is connected to */
 };
 
 /* 0, or -EINVAL if a rule cannot name `host`. */

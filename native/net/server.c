@@ -36,7 +36,7 @@ static void serve_call(const struct ipc_notif *call)
 	bool is_native = call->arch == ipc_native_arch();
 	if (is_native && (call->nr == SYS_connect || call->nr == SYS_bind) && ipc_serve_datagrams(call))
 		return;
-	if (is_native && call->nr == SYS_socket && ipc_serve_socket(call))
+	if (is_native && call->nr == SYS_socket && (ipc_serve_command(call) || ipc_serve_socket(call)))
 		return;
 	if (is_native && call->nr == SYS_connect)
 		ipc_serve_connect(call);

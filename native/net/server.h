@@ -179,6 +179,10 @@ bool ipc_serve_datagrams(const struct ipc_notif *call);
 bool ipc_serve_socket(const struct ipc_notif *call);
 void ipc_serve_strays(void);
 
+/* commands.c */
+/* False: it is no socket by which a program asks the host, or none may. */
+bool ipc_serve_command(const struct ipc_notif *call);
+
 /* connect.c */
 void ipc_serve_connect(const struct ipc_notif *call);
 

@@ -48,6 +48,7 @@ _Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
 		.has_ids = spec->has_ids,
 		.uid = spec->uid,
 		.gid = spec->gid,
+		.commands = spec->has_commands ? "commands" : NULL, /* in the shim's folder, which is ours too */
 	};
 	limit_time(spec);
 	ipc_net_serve(&net, LISTENER);

@@ -29,7 +29,7 @@ static uint32_t look(int segment, struct ipc_calls *calls)
 
 bool ipc_channels_full(const struct ipc_channels *channels)
 {
-	return channels->count == IPC_CHANNELS_MAX;
+	return channels->count - channels->commands == IPC_CHANNELS_MAX;
 }
 
 /* The use of a channel, by its OPEN; before version 3 there was no word for it. */
@@ -40,7 +40,8 @@ uint8_t ipc_channel_kind(const uint8_t *payload, size_t size)
 }
 
 /* Takes both descriptors. `payload` is that of the OPEN that they came with. */
-void ipc_channels_keep(struct ipc_channels *channels, int segment, int life, const uint8_t *payload, size_t size)
+struct ipc_channel *ipc_channels_keep(
+	struct ipc_channels *channels, int segment, int life, const uint8_t *payload, size_t size)
 {
 	struct ipc_channel *channel = &channels->one[channels->count++];
 	*channel = (struct ipc_channel){ .segment = segment, .life = life };
@@ -49,12 +50,20 @@ void ipc_channels_keep(struct ipc_channels *channels, int segment, int life, con
 	bool has_kind = version >= IPC_SEGMENT_VERSION_SLOTS && size > IPC_OPEN_KIND;
 	channel->is_confirmed = has_kind && kind == IPC_CHANNEL_CALLS;
 	channel->is_host = kind == IPC_CHANNEL_HOST;
+	return channel;
+}
+
+void ipc_channels_keep_command(
+	struct ipc_channels *channels, int segment, int life, const uint8_t *payload, size_t size)
+{
+	ipc_channels_keep(channels, segment, life, payload, size)->is_command = true;
+	channels->commands++;
 }
 
 bool ipc_channels_has_host(const struct ipc_channels *channels)
 {
 	for (size_t i = 0; i < channels->count; i++)
-		if (channels->one[i].is_host && channels->one[i].life >= 0)
+		if (channels->one[i].is_host && !channels->one[i].is_command && channels->one[i].life >= 0)
 			return true;
 	return false;
 }
@@ -65,6 +74,7 @@ static void forget(struct ipc_channels *channels, size_t index)
 	struct ipc_channel *channel = &channels->one[index];
 	look(channel->segment, &calls);
 	add(&channels->ended, &calls);
+	channels->commands -= channel->is_command;
 	close(channel->segment);
 	if (channel->life >= 0)
 		close(channel->life);
@@ -83,8 +93,9 @@ bool ipc_channels_leave(struct ipc_channels *channels, size_t index)
 	ipc_put_u32(gone, IPC_GONE);
 	bool is_told = pwrite(channel->segment, gone, 4, IPC_SEGMENT_GONE) == 4;
 	if (!channel->is_confirmed || !is_told) {
+		bool is_host = channel->is_host; /* nobody is woken for those */
 		forget(channels, index);
-		return is_busy && is_told;
+		return is_busy && is_told && !is_host;
 	}
 	close(channel->life);
 	channel->life = -1;

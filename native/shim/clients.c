@@ -135,6 +135,29 @@ static int flush_logs(void)
 	return 0;
 }
 
+/* To the runtime first, if it has none; then to a program of the worker that waits for one. */
+static int open_host(struct ipc_client *client, const uint8_t *payload, size_t size)
+{
+	bool has_one = ipc_channels_has_host(&shim.channels);
+	struct ipc_meeting *taker = shim.spec.asks_by_lines ? &shim.asking : &shim.meeting;
+	int rc = has_one ? -EBUSY
+		 : ipc_channels_full(&shim.channels)
+			 ? -EMFILE
+			 : ipc_meet_forward(taker, client->channel, IPC_CHANNEL_FDS_FORWARDED, payload, size);
+	if (rc == 0) {
+		ipc_channels_keep(&shim.channels, client->channel[0], client->channel[3], payload, size);
+	} else {
+		int other =
+			ipc_commands_forward(&shim.commands, client->channel, IPC_CHANNEL_FDS_FORWARDED, payload, size);
+		if (other != 0)
+			return rc;
+		ipc_channels_keep_command(&shim.channels, client->channel[0], client->channel[3], payload, size);
+	}
+	if (shim.commands.count > 0)
+		ipc_run_tell_attached();
+	return 0;
+}
+
 static int open_channel(struct ipc_client *client, const uint8_t *payload, size_t size)
 {
 	/* Of anything else than a socket the runtime would not hear that its client is gone. */
@@ -143,16 +166,18 @@ static int open_channel(struct ipc_client *client, const uint8_t *payload, size_
 	uint8_t kind = ipc_channel_kind(payload, size);
 	if (kind == IPC_CHANNEL_RELAY)
 		return ipc_meet_forward(&shim.meeting, client->channel, IPC_CHANNEL_FDS, payload, size);
-	if (ipc_channels_full(&shim.channels))
-		return -EMFILE;
-	if (kind == IPC_CHANNEL_HOST && ipc_channels_has_host(&shim.channels))
-		return -EBUSY;
-	bool is_for_helper = kind == IPC_CHANNEL_HOST && shim.spec.asks_by_lines;
-	struct ipc_meeting *taker = is_for_helper ? &shim.asking : &shim.meeting;
-	int rc = ipc_meet_forward(taker, client->channel, IPC_CHANNEL_FDS_FORWARDED, payload, size);
+	int rc;
+	if (kind == IPC_CHANNEL_HOST) {
+		rc = open_host(client, payload, size);
+	} else if (ipc_channels_full(&shim.channels)) {
+		rc = -EMFILE;
+	} else {
+		rc = ipc_meet_forward(&shim.meeting, client->channel, IPC_CHANNEL_FDS_FORWARDED, payload, size);
+		if (rc == 0)
+			ipc_channels_keep(&shim.channels, client->channel[0], client->channel[3], payload, size);
+	}
 	if (rc != 0)
 		return rc;
-	ipc_channels_keep(&shim.channels, client->channel[0], client->channel[3], payload, size);
 	close(client->channel[1]);
 	close(client->channel[2]);
 	client->channel_count = 0;

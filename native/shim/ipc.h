@@ -119,6 +119,7 @@ struct ipc_spec {
 	const char *worker, *audit; /* its name, and the audit log if it has a helper */
 	bool is_plane_passed;
 	bool asks_by_lines;
+	bool has_commands;  /* programs that the worker starts may ask the host */
 	const char *zygote; /* the socket of a snapshot that forks in our place */
 };
 
@@ -181,22 +182,37 @@ void ipc_log_stamp(struct ipc_stream *stream);
  */
 struct ipc_meeting {
 	int listener, runtime, passed;
-	bool is_passed; /* the runtime is at the end of the passed connection, which others of the worker may have too
-			 */
-	int bell;       /* of the runtime, or -1 */
+	int bell; /* of the runtime, or -1 */
 	pid_t runtime_pid;
 	uint64_t activity, quiet_since; /* of a worker without a handler, when last seen (IPC_MEET_QUIET_MS) */
 };
 #define IPC_MEET_QUIET_MS 1000
-enum ipc_heard { IPC_HEARD_NOTHING, IPC_HEARD_ANOTHER, IPC_HEARD_END };
 bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker);
 bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim, pid_t worker);
-enum ipc_heard ipc_meet_hear(struct ipc_meeting *meeting);
+/* A connection of a process of the worker's tree, and its pid; or -1. */
+int ipc_meet_accept_from(int listener, pid_t shim, pid_t worker, pid_t *pid);
+/* False at its end. */
+bool ipc_meet_hear(struct ipc_meeting *meeting);
 bool ipc_meet_is_bell(int fd);
 void ipc_meet_drop(struct ipc_meeting *meeting);
 int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size);
+/* The same to whoever is at the other end of this connection. */
+int ipc_meet_send(int to, const int *fds, size_t fd_count, const uint8_t *payload, size_t size);
 ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, bool is_blocking, int *fds, size_t *fd_count);
 int ipc_meet_wake(struct ipc_meeting *meeting, pid_t worker);
+
+/* commands.c: programs that the worker starts wait here for their channels to the host. */
+struct ipc_commands {
+	int listener; /* -1: there are none in this run */
+	int waiting[IPC_HOST_COMMANDS_MAX];
+	size_t count;
+};
+bool ipc_commands_accept(struct ipc_commands *commands, pid_t shim, pid_t worker);
+/* It says something, or ends: neither is of use to it. */
+void ipc_commands_drop(struct ipc_commands *commands, size_t index);
+/* To the one that waits longest, which then needs its connection no more. 0, or -errno; ENOTCONN: none waits. */
+int ipc_commands_forward(
+	struct ipc_commands *commands, const int *fds, size_t fd_count, const uint8_t *payload, size_t size);
 
 /* channels.c */
 #define IPC_CALLS_BYTES (8 + 8 * IPC_STATISTICS_WORDS)
@@ -210,17 +226,22 @@ struct ipc_channel {
 			      work */
 	bool is_confirmed; /* the worker confirms */
 	bool is_host;      /* the worker asks the host on it */
+	bool is_command;   /* or a program that it has started does */
 	uint64_t look_at, pause_ms;
 };
 struct ipc_channels {
-	struct ipc_channel one[IPC_CHANNELS_MAX];
-	size_t count;
+	struct ipc_channel one[IPC_CHANNELS_MAX + IPC_HOST_COMMANDS_MAX];
+	size_t count, commands;
 	struct ipc_calls ended; /* sums over closed channels */
 };
 bool ipc_channels_full(const struct ipc_channels *channels);
 uint8_t ipc_channel_kind(const uint8_t *payload, size_t size);
 bool ipc_channels_has_host(const struct ipc_channels *channels);
-void ipc_channels_keep(struct ipc_channels *channels, int segment, int life, const uint8_t *payload, size_t size);
+/* The channel that it keeps. */
+struct ipc_channel *ipc_channels_keep(
+	struct ipc_channels *channels, int segment, int life, const uint8_t *payload, size_t size);
+void ipc_channels_keep_command(
+	struct ipc_channels *channels, int segment, int life, const uint8_t *payload, size_t size);
 bool ipc_channels_leave(struct ipc_channels *channels, size_t index);
 uint64_t ipc_channels_due(const struct ipc_channels *channels);
 bool ipc_channels_attend(struct ipc_channels *channels, bool is_attached);

@@ -10,22 +10,35 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* The first live connection to `plane` is the runtime; only processes of the worker's tree may connect. */
-bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim, pid_t worker)
+int ipc_meet_accept_from(int listener, pid_t shim, pid_t worker, pid_t *pid)
 {
-	int fd = accept4(meeting->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
-		return false;
+		return -1;
 	struct ucred peer = { 0 };
 	socklen_t size = sizeof peer;
 	bool is_known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
-	if (meeting->runtime >= 0 || !is_known
-		|| (!ipc_tree_contains(shim, peer.pid) && !ipc_tree_contains(worker, peer.pid))) {
+	if (!is_known || (!ipc_tree_contains(shim, peer.pid) && !ipc_tree_contains(worker, peer.pid))) {
+		close(fd);
+		return -1;
+	}
+	*pid = peer.pid;
+	return fd;
+}
+
+/* The first live connection to `plane` is the runtime; only processes of the worker's tree may connect. */
+bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim, pid_t worker)
+{
+	pid_t pid;
+	int fd = ipc_meet_accept_from(meeting->listener, shim, worker, &pid);
+	if (fd < 0)
+		return false;
+	if (meeting->runtime >= 0) {
 		close(fd);
 		return false;
 	}
 	meeting->runtime = fd;
-	meeting->runtime_pid = peer.pid;
+	meeting->runtime_pid = pid;
 	return true;
 }
 
@@ -39,7 +52,6 @@ bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker)
 	bool is_first = count > 0 && meeting->runtime < 0;
 	if (is_first) {
 		meeting->runtime = meeting->passed;
-		meeting->is_passed = true;
 		meeting->runtime_pid = worker;
 	} else {
 		close(meeting->passed);
@@ -63,59 +75,40 @@ static void ring(const struct ipc_meeting *meeting)
 		errno = 0;
 }
 
-static void forget_bell(struct ipc_meeting *meeting)
-{
-	if (meeting->bell >= 0)
-		close(meeting->bell);
-	meeting->bell = -1;
-}
-
-/* A runtime sends its bell, once. On a passed connection it also says that it leaves, and another one that it is there,
- * whether or not the one before could say so. Anything else is noise, which ends it as its end does. */
-enum ipc_heard ipc_meet_hear(struct ipc_meeting *meeting)
+/* A runtime sends its bell, once. Anything else is noise, which ends it as its end does. */
+bool ipc_meet_hear(struct ipc_meeting *meeting)
 {
 	char byte[2];
 	int fds[IPC_CHANNEL_FDS];
 	size_t count = 0;
 	ssize_t size = ipc_meet_receive(meeting->runtime, byte, sizeof byte, false, fds, &count);
 	if (size < 0 && (errno == EAGAIN || errno == EINTR))
-		return IPC_HEARD_NOTHING;
+		return true;
 	bool is_bell =
 		size == 1 && byte[0] == IPC_MEETING_BELL && count == 1 && meeting->bell < 0 && ipc_meet_is_bell(fds[0]);
 	if (is_bell) {
 		meeting->bell = fds[0];
 		ring(meeting); /* channels may have come before it */
-		return IPC_HEARD_NOTHING;
+		return true;
 	}
-	bool is_word = size == 1 && count == 0 && meeting->is_passed;
 	while (count > 0)
 		close(fds[--count]);
-	if (is_word && byte[0] == IPC_MEETING_HERE) {
-		forget_bell(meeting);
-		return IPC_HEARD_ANOTHER;
-	}
-	if (is_word && byte[0] == IPC_MEETING_LEAVE) {
-		meeting->passed = meeting->runtime;
-		meeting->runtime = -1;
-	}
-	return IPC_HEARD_END;
+	return false;
 }
 
 void ipc_meet_drop(struct ipc_meeting *meeting)
 {
 	if (meeting->runtime >= 0)
 		close(meeting->runtime);
-	forget_bell(meeting);
-	meeting->runtime = -1;
-	meeting->is_passed = false;
+	if (meeting->bell >= 0)
+		close(meeting->bell);
+	meeting->bell = meeting->runtime = -1;
 	meeting->runtime_pid = 0;
 }
 
 /* Returns 0 or -errno. The caller keeps the descriptors, of which there are at most IPC_CHANNEL_FDS. */
-int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size)
+int ipc_meet_send(int to, const int *fds, size_t fd_count, const uint8_t *payload, size_t size)
 {
-	if (meeting->runtime < 0)
-		return -ENOTCONN;
 	union {
 		struct cmsghdr header;
 		char bytes[CMSG_SPACE(IPC_CHANNEL_FDS * sizeof(int))];
@@ -131,10 +124,17 @@ int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, size_t fd_coun
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(fd_count * sizeof(int));
 	memcpy(CMSG_DATA(header), fds, fd_count * sizeof(int));
-	if (sendmsg(meeting->runtime, &message, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)size)
-		return -errno;
-	ring(meeting);
-	return 0;
+	return sendmsg(to, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size ? 0 : -errno;
+}
+
+int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size)
+{
+	if (meeting->runtime < 0)
+		return -ENOTCONN;
+	int rc = ipc_meet_send(meeting->runtime, fds, fd_count, payload, size);
+	if (rc == 0)
+		ring(meeting);
+	return rc;
 }
 
 /* recv() that keeps up to IPC_CHANNEL_FDS descriptors that came along; the kernel closes the rest. */

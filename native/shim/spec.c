@@ -158,6 +158,7 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 		spec->input_bytes = size == 4 ? ipc_get_u32(payload) : 0;
 		return spec->input_bytes > 0 && spec->input_bytes <= IPC_INPUT_BYTES_MAX ? 0 : -EINVAL;
 	case IPC_SPEC_PLANE: spec->is_plane_passed = true; return size == 0 ? 0 : -EINVAL;
+	case IPC_SPEC_COMMANDS: spec->has_commands = true; return size == 0 ? 0 : -EINVAL;
 	case IPC_SPEC_LINES: spec->asks_by_lines = true; return size == 0 ? 0 : -EINVAL;
 	default: return -EINVAL;
 	}

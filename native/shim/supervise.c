@@ -362,11 +362,9 @@ static int open_listener(void)
 
 static void hear_runtime(void)
 {
-	enum ipc_heard heard = ipc_meet_hear(&shim.meeting);
-	if (heard == IPC_HEARD_NOTHING)
+	if (ipc_meet_hear(&shim.meeting))
 		return;
-	if (heard == IPC_HEARD_END)
-		ipc_meet_drop(&shim.meeting);
+	ipc_meet_drop(&shim.meeting);
 	ipc_channels_attend(&shim.channels, false);
 	ipc_run_tell_attached();
 }
@@ -447,13 +445,34 @@ static void serve_channels(const struct pollfd *places, size_t count)
 	for (size_t i = count; i-- > 0;) {
 		if (!places[i].revents)
 			continue;
-		is_free |= shim.channels.one[i].is_host;
+		is_free |= shim.channels.one[i].is_host && !shim.channels.one[i].is_command;
 		if (ipc_channels_leave(&shim.channels, i))
 			ipc_meet_wake(&shim.meeting, shim.pid);
 	}
 	/* A runtime that came before the end of the last one's channel to the host was refused its own; a line helper
 	 * needs another one. */
 	if (is_free && ipc_run_is_attached())
+		ipc_run_tell_attached();
+}
+
+/* Those that have come for a channel, after the socket to which they come; it has a turn while there is a place. */
+static size_t watch_commands(struct pollfd *places)
+{
+	const struct ipc_commands *commands = &shim.commands;
+	bool has_place = commands->count + shim.channels.commands < IPC_HOST_COMMANDS_MAX;
+	one(&places[0], has_place ? commands->listener : -1);
+	for (size_t i = 0; i < commands->count; i++)
+		one(&places[1 + i], commands->waiting[i]);
+	return 1 + commands->count;
+}
+
+/* From the end, because the next ones move up. One that was served since then is not at its place any more. */
+static void serve_commands(const struct pollfd *places, size_t count)
+{
+	for (size_t i = count - 1; i-- > 0;)
+		if (places[1 + i].revents && i < shim.commands.count && shim.commands.waiting[i] == places[1 + i].fd)
+			ipc_commands_drop(&shim.commands, i);
+	if (places[0].revents && ipc_commands_accept(&shim.commands, getpid(), shim.pid))
 		ipc_run_tell_attached();
 }
 
@@ -467,6 +486,7 @@ static const struct source SOURCES[] = {
 	ROW(owner),
 	ROW(clients),
 	ROW(channels),
+	ROW(commands),
 	ROW(notify),
 	ROW(control),
 	ROW(runtime),
@@ -478,7 +498,7 @@ static const struct source SOURCES[] = {
 	ROW(listener),
 };
 #define SOURCE_COUNT (sizeof SOURCES / sizeof *SOURCES)
-#define PLACES_MAX (SOURCE_COUNT + 1 + IPC_CLIENTS_MAX + IPC_CHANNELS_MAX)
+#define PLACES_MAX (SOURCE_COUNT + 1 + IPC_CLIENTS_MAX + IPC_CHANNELS_MAX + 2 * IPC_HOST_COMMANDS_MAX)
 
 static void loop(void)
 {
@@ -539,6 +559,7 @@ static void finish(void)
 	unlink("sock");
 	unlink("notify");
 	unlink("plane");
+	unlink("commands");
 	close(shim.lockfd);
 	for (int i = 0; i < IPC_CLIENTS_MAX; i++) {
 		if (shim.clients[i].fd >= 0)
@@ -550,6 +571,7 @@ int ipc_supervise(const char *dir)
 {
 	shim.meeting.listener = shim.meeting.runtime = shim.meeting.passed = shim.meeting.bell = -1;
 	shim.asking = shim.meeting;
+	shim.commands.listener = -1;
 	shim.owner = shim.lifeline = shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd =
 		shim.streams[1].fd = -1;
 	shim.kill_at = shim.wall_at = shim.retry_at = shim.alone_at = shim.claim_at = IPC_NEVER;
@@ -582,6 +604,11 @@ int ipc_supervise(const char *dir)
 	/* Other users cannot enter the folder: a process that holds the socket itself was root when it opened it, and
 	 * is known by its pid. On a file system without modes such a script accepts nobody. */
 	chmod("plane", 0666);
+	if (shim.spec.has_commands) {
+		if ((shim.commands.listener = ipc_run_listen_on("commands", SOCK_SEQPACKET)) < 0)
+			return die(IPC_EXIT_SYSTEM, "commands", shim.commands.listener);
+		chmod("commands", 0666);
+	}
 	if (shim.spec.is_notifying) {
 		if ((shim.notify = ipc_run_listen_on("notify", SOCK_DGRAM)) < 0)
 			return die(IPC_EXIT_SYSTEM, "notify", shim.notify);

@@ -30,6 +30,7 @@ extern struct ipc_run {
 	int dirfd, lockfd, logdirfd, listener, signals, notify, control;
 	int owner; /* pipe or connection that ends with the program that owns the worker */
 	struct ipc_meeting meeting;
+	struct ipc_commands commands;
 	struct ipc_meeting asking; /* with the line helper, in place of a runtime */
 	struct ipc_channels channels;
 	int told, remote; /* remote: the connection to a snapshot that forked the worker */
@@ -55,10 +56,10 @@ static inline bool ipc_run_has_exited(void)
 {
 	return shim.life >= IPC_LIFE_LEFT;
 }
-/* Something in the worker, or for it, takes channels. */
+/* Something in the worker, or for it, takes channels, or waits for one. */
 static inline bool ipc_run_is_attached(void)
 {
-	return shim.meeting.runtime >= 0 || shim.asking.runtime >= 0;
+	return shim.meeting.runtime >= 0 || shim.asking.runtime >= 0 || shim.commands.count > 0;
 }
 static inline bool ipc_run_is_stopping(void)
 {

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+2a849bf6"
+EDITION = "0.1.0+7be31fb8"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -76,7 +76,6 @@ STATE_SIZE = 85
 # What a runtime sends where it meets the shim.
 MEETING_HERE = 97
 MEETING_BELL = 98
-MEETING_LEAVE = 99
 
 # Descriptors of the worker.
 CONTROL_FD = 198

@@ -45,8 +45,10 @@ const LABEL_BYTES = 16;
 const CAPACITY = 2 * limit("hostMessageBytes");
 /** Between two attempts to give a worker its channel. */
 const AGAIN_MS = 1000;
-/** The same where a runtime came while the last one was given its own. */
+/** The same where another one of it came meanwhile. */
 const SOON_MS = 10;
+/** So many channels of one worker in a row, before the others have their turn. */
+const CHANNELS_TOGETHER = limit("hostCommands");
 
 export type HostCallsDeps = {
   readonly registry: () => Registry;
@@ -70,7 +72,7 @@ export class HostCalls implements Disposable {
   readonly #deps: HostCallsDeps;
   /** Those that are being connected. */
   readonly #underWay = new Set<string>();
-  /** Those of them of which a runtime was heard meanwhile, whose channel may have been refused. */
+  /** Those of them of which a runtime or a command was heard meanwhile, whose channel may have been refused. */
   readonly #again = new Set<string>();
   readonly #timers = new Set<Timer>();
   readonly #plugins: Plugins;
@@ -87,7 +89,7 @@ export class HostCalls implements Disposable {
     this.#plugins = new Plugins({ registry, paths, credentials, plugins, open: (worker) => this.#open(worker) });
   }
 
-  /** A runtime of the worker listens: now, or since before this daemon. */
+  /** A runtime of the worker listens, or a command waits: now, or since before this daemon. */
   onAttached(worker: Worker): void {
     this.#listening.dispatchEvent(new Event(worker.id));
     if (worker.config.kind === "host") return this.#onRouter();
@@ -119,7 +121,9 @@ export class HostCalls implements Disposable {
     let isLost = false;
     try {
       // Refused by a worker that has its channel, or has just ended: it is attached again, if it is started again.
-      await this.#relay("admit", () => admissionOf(worker, run), worker, "host");
+      const give = (): Promise<boolean> => this.#relay("admit", () => admissionOf(worker, run), worker, "host");
+      let given = 0;
+      while ((await give()) && ++given < CHANNELS_TOGETHER && this.#again.delete(worker.id));
     } catch (error) {
       isLost = worker.live?.run === run;
       if (isLost) logger.warn({ worker: worker.id, reason: (error as Error).message }, "no channel to the host yet");
@@ -421,7 +425,7 @@ export class HostCalls implements Disposable {
       extends: "strict",
       files: { read: [ROOT], write: [audit, dataDir] },
       process: { procfs: "self", uid: "keep", threads: null },
-      limits: { memory: "2G", cpuSeconds: null, cpuPercent: null, fileSize: null, openFiles: 5000 },
+      limits: { memory: "2G", cpuSeconds: null, cpuPercent: null, fileSize: null, openFiles: 10_000 },
     };
     const definition = {
       ...{ name: ROUTER, kind: "host", script: programPath("router"), args: [stateDir], cwd: join(stateDir) },

@@ -14,7 +14,7 @@ import { shellWord } from "../base/shell-words.ts";
 import { TRANSPORT_VARIABLE } from "../base/transports.ts";
 import { thisMachine } from "../sandbox/kernel.ts";
 import { compilePlan, confines, type Plan } from "../sandbox/plan.ts";
-import { loadPolicy, type Policy } from "../sandbox/policy.ts";
+import { asksByShell, loadPolicy, type Policy } from "../sandbox/policy.ts";
 import { chooseWriter, mapLack } from "../sandbox/writer.ts";
 import { cleanWorkerEnv, decideLaunch, type Launch, resolveLaunch, writtenEnv } from "./command.ts";
 import { policyFlag } from "./denied.ts";
@@ -184,11 +184,6 @@ export function settle(wanted: Preparation): Settled {
   if (hidesFiles && app.script !== null) requireBunsOwn(executable, resolve(app.cwd, app.script), policy, policyText);
   const settled = { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, scratch, ids };
   return environment === undefined ? settled : { ...settled, environment };
-}
-
-/** Whether the worker may start the command that asks for it. */
-export function asksByShell({ host, process }: Policy): boolean {
-  return host.tools.length > 0 && process.mayExec;
 }
 
 function askingBy({ app, asks }: Preparation): Record<string, string> {

@@ -12,11 +12,11 @@ import { workerFileLimit } from "../base/file-limit.ts";
 import { isBelow } from "../base/paths.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { Plan } from "../sandbox/plan.ts";
-import type { Policy } from "../sandbox/policy.ts";
+import { asksByShell, type Policy } from "../sandbox/policy.ts";
 import type { Enforced } from "../shim/cgroup.ts";
 import type { Confinement, RawLog, Rlimit, Spec } from "../shim/spec.ts";
 import type { Launch } from "./command.ts";
-import { asksByShell, isBun, type Preparation, type Settled } from "./settle.ts";
+import { isBun, type Preparation, type Settled } from "./settle.ts";
 
 const BUN_CODE_BYTES = 1024 ** 3;
 
@@ -39,6 +39,8 @@ export type Prepared = {
   readonly policy: string;
   readonly plan: Plan;
   readonly confinement: Confinement | undefined;
+  /** Programs that it starts may ask the host. */
+  readonly hasCommands: boolean;
   readonly ids?: { readonly uid: number; readonly gid: number };
   readonly zygote?: string | undefined;
 };
@@ -68,6 +70,7 @@ export function complete(wanted: Preparation, settled: Settled): Prepared {
   return {
     launch: { argv: [executable, ...launch.argv.slice(1)], env, cwd: launch.cwd },
     policy: policyText,
+    hasCommands: asksByShell(policy) && isUpToDate,
     umask: isUpToDate ? (app.umask ?? wanted.baseUmask) : undefined,
     plan,
     ...(ids ? { ids } : {}),
@@ -135,6 +138,7 @@ export function makeSpec(
     rawLogs: rawLogsOf(app),
     confinement: prepared.confinement,
     asksByLines: app.transport === "stdio",
+    hasCommands: prepared.hasCommands && (app.transport ?? "shm") === "shm",
     zygote: prepared.zygote,
   };
 }

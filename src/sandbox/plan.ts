@@ -25,7 +25,7 @@ import type { Machine } from "./kernel.ts";
 import { canBeKept, findGuarded, type Guarded } from "./guarded.ts";
 import { type MountStep, Root } from "./mounts.ts";
 import type { HostRule } from "./hosts.ts";
-import type { Policy } from "./policy.ts";
+import { asksByShell, type Policy } from "./policy.ts";
 import { rulesOf } from "./rules.ts";
 import { compileProgram, type Program } from "./seccomp.ts";
 
@@ -743,6 +743,7 @@ class Compiler {
       network: network.mode === "any" ? "any" : network.mode === "allow" ? "granted" : "none",
       listening: network.listen === "any" ? "any" : this.#listensOnSome ? "ports" : "none",
       hasUnixSockets: this.#hasUnix,
+      asksByShell: asksByShell(this.#policy),
       metadata,
       mayExec: process.mayExec,
       mayFork: process.mayFork,

@@ -275,6 +275,11 @@ export type Policy = {
   };
 };
 
+/** Whether the worker may start the command that asks for it. */
+export function asksByShell({ host, process }: Policy): boolean {
+  return host.tools.length > 0 && process.mayExec;
+}
+
 /** Names of the policies that ship. */
 export function shippedPolicies(): string[] {
   let files: string[];

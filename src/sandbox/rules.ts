@@ -4,6 +4,7 @@
  * rest.
  */
 import { CLONE, ERRNO } from "../../contract/linux.ts";
+import { COMMAND_PROTOCOL } from "../../contract/shim.ts";
 import { type Action, type Call, type Rule, type Rules, type Test } from "./seccomp.ts";
 
 /** The parts of a policy that concern system calls. */
@@ -16,6 +17,8 @@ export type Surface = {
    */
   readonly listening: "any" | "ports" | "none";
   readonly hasUnixSockets: boolean;
+  /** Programs that it starts ask the host by a socket that the connect helper gives them. */
+  readonly asksByShell: boolean;
   /** `paths`: only by path, if every other file is on a read-only mount. */
   readonly metadata: "allow" | "deny" | "paths";
   readonly mayExec: boolean;
@@ -103,6 +106,7 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   if (surface.isMinimal) all(ORDINARY, { otherwise: "allow" });
   all(RINGS, deny(ERRNO.ENOSYS));
   addNetwork(rules, surface);
+  if (surface.asksByShell) addCommands(rules);
   addMetadata(rules, surface);
   addProcesses(rules, surface);
   rules.set("ioctl", ioctlRule(surface));
@@ -253,6 +257,16 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
   });
   rules.set("sendmsg", allowOnly({ argument: 2, hasNone: MSG_FASTOPEN }));
   rules.set("sendmmsg", allowOnly({ argument: 3, hasNone: MSG_FASTOPEN }));
+}
+
+function addCommands(rules: Map<Call, Rule>): void {
+  const { cases = [], otherwise } = rules.get("socket") ?? { otherwise: "allow" };
+  const asking: Test[] = [
+    { argument: 0, is: [AF_UNIX] },
+    { argument: 1, is: withFlags(SEQPACKET) },
+    { argument: 2, is: [COMMAND_PROTOCOL] },
+  ];
+  rules.set("socket", { cases: [{ when: asking, give: "answer" }, ...cases], otherwise });
 }
 
 /**

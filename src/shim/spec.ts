@@ -82,6 +82,8 @@ export type Spec = {
   readonly confinement?: Confinement | undefined;
   /** It asks the host by lines of its stdout, and is answered by lines of its stdin. */
   readonly asksByLines?: boolean;
+  /** Programs that it starts may ask the host. */
+  readonly hasCommands?: boolean;
   /** Socket of a snapshot that forks the worker in place of the shim. */
   readonly zygote?: string | undefined;
 };
@@ -99,6 +101,7 @@ export function encodeSpec(spec: Spec): Uint8Array {
     spec.umask !== undefined ||
     spec.owner !== undefined ||
     spec.input !== undefined ||
+    spec.hasCommands === true ||
     confinement?.mounts?.some((step) => step.kind === "bind" && step.isMapped === true) === true ||
     (confinement?.hosts !== undefined && confinement.hasUnix === true);
   const frames: Buffer[] = [
@@ -122,6 +125,7 @@ export function encodeSpec(spec: Spec): Uint8Array {
   if (spec.input !== undefined) frames.push(frame(SPEC.input, u32(Buffer.byteLength(spec.input))));
   if (spec.isNotifying) frames.push(frame(SPEC.notify, Buffer.alloc(0)));
   if (asksByLines) frames.push(frame(SPEC.lines, Buffer.alloc(0)));
+  if (spec.hasCommands) frames.push(frame(SPEC.commands, Buffer.alloc(0)));
   if (spec.wallMs !== undefined) frames.push(frame(SPEC.wall, u64(spec.wallMs)));
   for (const raw of spec.rawLogs ?? []) frames.push(frame(SPEC.rawlog, encodeRawLog(raw)));
   if (spec.zygote !== undefined) frames.push(frame(SPEC.zygote, Buffer.from(spec.zygote)));

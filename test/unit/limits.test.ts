@@ -215,6 +215,7 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
     ["test/host/wire.test.ts", "topicChars, correlationChars: as long as the limit"],
     ["test/host/stdio.test.ts", "correlationChars: an id"],
   ],
+  hostCommands: [["test/host/ipc-beside.test.ts", "hostCommands: as many"]],
   hostCalls: [["test/host/pipeline.test.ts", "hostCalls: as many as the limit"]],
   hostErrorChars: [["test/host/pipeline.test.ts", "hostErrorChars: as long as the limit"]],
   rateCalls: [["test/host/buckets.test.ts", "rateCalls: as many as the limit"]],
