@@ -153,8 +153,7 @@ static int open_host(struct ipc_client *client, const uint8_t *payload, size_t s
 			return rc;
 		ipc_channels_keep_command(&shim.channels, client->channel[0], client->channel[3], payload, size);
 	}
-	if (shim.commands.count > 0)
-		ipc_run_tell_attached();
+	shim.commands.is_untold = shim.commands.count > 0;
 	return 0;
 }
 

@@ -6,13 +6,19 @@
 #include <string.h>
 #include <unistd.h>
 
-bool ipc_commands_accept(struct ipc_commands *commands, pid_t shim, pid_t worker)
+uint64_t ipc_commands_due(const struct ipc_commands *commands)
+{
+	return commands->is_untold ? commands->told_at + IPC_COMMANDS_PAUSE_MS : UINT64_MAX;
+}
+
+void ipc_commands_accept(struct ipc_commands *commands, pid_t shim, pid_t worker)
 {
 	pid_t pid; /* of the connect helper, if that has come for it */
 	int fd = ipc_meet_accept_from(commands->listener, shim, worker, &pid);
-	if (fd >= 0)
-		commands->waiting[commands->count++] = fd;
-	return fd >= 0;
+	if (fd < 0)
+		return;
+	commands->waiting[commands->count++] = fd;
+	commands->is_untold = true;
 }
 
 void ipc_commands_drop(struct ipc_commands *commands, size_t index)

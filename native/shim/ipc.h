@@ -206,8 +206,14 @@ struct ipc_commands {
 	int listener; /* -1: there are none in this run */
 	int waiting[IPC_HOST_COMMANDS_MAX];
 	size_t count;
+	bool is_untold; /* the daemon does not know yet that some wait */
+	uint64_t told_at;
 };
-bool ipc_commands_accept(struct ipc_commands *commands, pid_t shim, pid_t worker);
+/* They may come as fast as they like: the daemon is told of them only so often. */
+#define IPC_COMMANDS_PAUSE_MS 5u
+/* When it is; UINT64_MAX: there is nothing new. */
+uint64_t ipc_commands_due(const struct ipc_commands *commands);
+void ipc_commands_accept(struct ipc_commands *commands, pid_t shim, pid_t worker);
 /* It says something, or ends: neither is of use to it. */
 void ipc_commands_drop(struct ipc_commands *commands, size_t index);
 /* To the one that waits longest, which then needs its connection no more. 0, or -errno; ENOTCONN: none waits. */

@@ -272,8 +272,8 @@ static int poll_timeout(void)
 {
 	uint64_t due = shim.kill_at;
 	uint64_t others[] = { shim.wall_at, shim.retry_at, shim.alone_at, shim.claim_at, age_deadline(),
-		ipc_channels_due(&shim.channels), ipc_log_due(&shim.log, &shim.streams[0]),
-		ipc_log_due(&shim.log, &shim.streams[1]) };
+		ipc_channels_due(&shim.channels), ipc_commands_due(&shim.commands),
+		ipc_log_due(&shim.log, &shim.streams[0]), ipc_log_due(&shim.log, &shim.streams[1]) };
 	for (size_t i = 0; i < sizeof others / sizeof *others; i++)
 		due = others[i] < due ? others[i] : due;
 	if (due == IPC_NEVER)
@@ -309,6 +309,12 @@ static void do_due(void)
 	}
 	if (now >= ipc_channels_due(&shim.channels) && ipc_channels_attend(&shim.channels, shim.meeting.runtime >= 0))
 		ipc_meet_wake(&shim.meeting, shim.pid);
+	if (now >= ipc_commands_due(&shim.commands)) {
+		shim.commands.is_untold = false;
+		shim.commands.told_at = now;
+		if (shim.commands.count > 0)
+			ipc_run_tell_attached();
+	}
 	if (now >= age_deadline() && ipc_log_flush(&shim.log))
 		ipc_log_rotate(&shim.log);
 }
@@ -472,8 +478,8 @@ static void serve_commands(const struct pollfd *places, size_t count)
 	for (size_t i = count - 1; i-- > 0;)
 		if (places[1 + i].revents && i < shim.commands.count && shim.commands.waiting[i] == places[1 + i].fd)
 			ipc_commands_drop(&shim.commands, i);
-	if (places[0].revents && ipc_commands_accept(&shim.commands, getpid(), shim.pid))
-		ipc_run_tell_attached();
+	if (places[0].revents)
+		ipc_commands_accept(&shim.commands, getpid(), shim.pid);
 }
 
 #define ROW(name) { watch_##name, serve_##name }
