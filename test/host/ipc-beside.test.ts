@@ -151,7 +151,8 @@ console.log(JSON.stringify(got.map(({ value }) => value)));
 
 test("kill -9 of a command, of the router and of the worker: the others go on, or are given up", async () => {
   const text = `${HEAD}
-own = threading.Thread(target=lambda: print("own", host.call("slow.gate")))
+got = []
+own = threading.Thread(target=lambda: got.append(host.call("slow.gate")))
 own.start()
 first, second = begin("call", "slow.gate"), begin("call", "slow.gate")
 await_file("kill")
@@ -159,6 +160,7 @@ first.kill()
 print(first.wait())
 print("second", second.communicate()[0].strip())
 own.join()
+print("own", got[0])
 `;
   await begin("killed", text);
   await waitUntil(() => slow.effects("gate") === 3, "all three were begun");
