@@ -340,12 +340,8 @@ static enum wait sleep_until_bell(const struct ring *ring, uint32_t own, int bel
 static enum wait wait_for_frame(
 	struct ring *ring, struct ipc_state *state, int bell, int64_t deadline_ns, int64_t span_ns)
 {
-	if (state->cores == 0)
-		state->cores = ipc_cores();
-	/* The producer is awake for others: there may be no core for us to look out on. */
-	uint32_t own = ring->core.own, others = ipc_ring_others_awake(&ring->core);
-	int is_crowd = others != 0 && others + 2 > state->cores, found = 0, was_off = 0;
-	int is_looking = decide(state, &ring->busy_poll) == IPC_REST_LOOK && !is_crowd;
+	uint32_t own = ring->core.own;
+	int is_looking = decide(state, &ring->busy_poll) == IPC_REST_LOOK, found = 0, was_off = 0;
 	int64_t held_ns = span_ns < HELD_NS ? span_ns : HELD_NS;
 	enum wait end = WAIT_FOUND;
 	if (is_looking)

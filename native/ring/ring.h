@@ -74,11 +74,6 @@ static inline void ipc_ring_tell_awake(const struct ipc_ring *ring, uint32_t oth
 	__atomic_store_n(ring->awake, others, __ATOMIC_RELAXED);
 }
 
-static inline uint32_t ipc_ring_others_awake(const struct ipc_ring *ring)
-{
-	return __atomic_load_n(ring->awake, __ATOMIC_RELAXED);
-}
-
 /* One step of a busy wait. */
 static inline void ipc_pause(void)
 {

@@ -79,7 +79,7 @@ export class BusyPoll {
     this.#waiting = [];
     this.#now = this.#host.now();
     if (!waiting.some(({ rx }) => rx.hasData)) {
-      const worth = waiting.filter((one) => this.#isWorth(one));
+      const worth = this.#isNeeded(waiting) ? [] : waiting.filter((one) => this.#isWorth(one));
       if (worth.length === 0 || !this.#mayLook() || !this.#watch(worth)) {
         this.counts.sleeps += waiting.length;
         this.#yielded = this.#now;
@@ -100,6 +100,11 @@ export class BusyPoll {
     if (this.#isWorth(one) && this.#mayLook() && this.#watch([one])) return true;
     this.counts.sleeps++;
     return false;
+  }
+
+  /** Somebody wakes up, and has no core but ours: the other one is that of whoever we would look out for. */
+  #isNeeded(waiting: readonly Awaited[]): boolean {
+    return this.#host.cores <= 2 && waiting.some((one) => one.isWaking);
   }
 
   /**

@@ -119,11 +119,6 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     this.#wasRoused = this.#ringIfAsleep();
   }
 
-  /** For how many others this program is awake, so that the worker knows whether looking out for it pays. */
-  tellAwake(others: number): void {
-    this.#tx.tellAwake(others);
-  }
-
   #judgeRouse(wasInVain: boolean): void {
     this.#wasRoused = false;
     this.#rouseMisses = wasInVain ? Math.min(this.#rouseMisses + 1, ROUSE_MISSES_MAX) : 0;

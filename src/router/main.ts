@@ -22,6 +22,10 @@ async function begin(stateDir: string): Promise<void> {
     (entries) => audit.writeAll(entries),
     filesNamedIn(join(stateDir, "data/files")),
   );
+  process.once("SIGTERM", () => {
+    router.recordRest();
+    process.exit();
+  });
   // What the daemon calls. No confined process can: the shim refuses those.
   const functions = {
     admit: (label: unknown, who: unknown) => router.admit(label, who),

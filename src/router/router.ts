@@ -37,8 +37,14 @@ import { Provisions } from "./provisions.ts";
  * So many requests of one worker, or bytes of them, on all of its channels, are taken before the others have their
  * turn: more would not make them cheaper.
  */
-const TURN_REQUESTS = 8;
+const TURN_REQUESTS = 4;
 const TURN_BYTES = limit("hostMessageBytes");
+/**
+ * What no answer has to wait for is recorded after so long, or as soon as there is so much of it: a write for each costs
+ * as much as the call, and one of many would hold up those that ask meanwhile.
+ */
+const RECORD_MS = 1;
+const RECORDS_MOST = 16;
 /** How long a call waits for a daemon, where none is there. */
 const DESK_MS = 10_000;
 /** What a killed router may have counted and not written down. */
@@ -105,8 +111,10 @@ export class Router {
   readonly #record: (entries: readonly AuditEntry[]) => boolean;
   /** Who was called last. */
   #routed: Plugin | undefined;
-  /** Of calls whose answers are being sent, in one turn. */
+  /** Of calls that were answered. */
   readonly #unrecorded: AuditEntry[] = [];
+  #recording: Timer | undefined;
+  #isRecording = false;
   readonly asking = new Asking(Date.now);
   #next = 0;
 
@@ -155,7 +163,7 @@ export class Router {
         if (!call.tool!.manifest.idempotent) journal.answered(call, text);
       },
       record: (entry) => {
-        this.#recordRest(); // in order
+        this.recordRest(); // in order
         return record([entry]);
       },
       recordSoon: (entry) => void this.#unrecorded.push(entry),
@@ -238,7 +246,7 @@ export class Router {
     try {
       return await channel.take(Buffer.from(request));
     } finally {
-      this.#recordRest();
+      this.#recordLater();
     }
   }
 
@@ -257,11 +265,11 @@ export class Router {
     const before = isAgain ? this.#answers.get(key) : undefined;
     if (before !== undefined) return await before;
     const answer = channel.take(Buffer.from(request));
-    this.#recordRest();
+    this.#recordLater();
     if (typeof answer === "string") return answer;
     if (!this.#answers.has(key)) this.#answers.set(key, answer); // a second one is refused for its correlation
     void answer.then(() => {
-      this.#recordRest();
+      this.#recordLater();
       if (this.#answers.get(key) === answer) this.#answers.delete(key);
     });
     return await answer;
@@ -369,17 +377,17 @@ export class Router {
     const answers = new Answers(pipe);
     const over = Promise.withResolvers<void>();
     const end = (): void => {
-      this.#recordRest();
+      this.recordRest();
       channel.close();
       pipe.close();
       over.resolve();
     };
     const answer = (text: string): void => {
       answers.send(text);
-      this.#recordRest();
+      this.#recordLater();
     };
     const sleep = (): void => {
-      this.#recordRest();
+      this.#recordLater();
       pipe.whenReady(take);
     };
     /** Who was called by the last request, if that takes longer: the next one probably goes there too. */
@@ -394,17 +402,16 @@ export class Router {
           else if (other instanceof PluginLink) other.rouse();
           const text = channel.take(request);
           const isDirect = typeof text === "string";
-          if (isDirect !== (other === undefined)) pipe.tellAwake(isDirect ? 0 : 1);
           other = isDirect ? undefined : this.#routed;
           if (isDirect) answers.send(text);
           else void text.then(answer);
           // A worker that does not read its answers is not asked for more: that slows nobody but itself.
           if (answers.isBehind) {
-            this.#recordRest();
+            this.#recordLater();
             return void answers.sent().then(take);
           }
         }
-        this.#recordRest();
+        this.#recordLater();
         setImmediate(take);
       } catch (error) {
         end();
@@ -415,8 +422,17 @@ export class Router {
     return over.promise;
   }
 
-  /** What was not worth letting anybody wait for. */
-  #recordRest(): void {
+  #recordLater(): void {
+    if (this.#unrecorded.length >= RECORDS_MOST) return this.recordRest();
+    if (this.#isRecording || this.#unrecorded.length === 0) return;
+    this.#isRecording = true;
+    if (this.#recording === undefined) this.#recording = setTimeout(() => this.recordRest(), RECORD_MS);
+    else this.#recording.refresh(); // cheaper than another one
+  }
+
+  /** Records what no answer was to wait for. */
+  recordRest(): void {
+    this.#isRecording = false;
     if (this.#unrecorded.length > 0) this.#record(this.#unrecorded);
     this.#unrecorded.length = 0;
   }

@@ -15,21 +15,26 @@ class Scene {
   readonly soon: (() => void)[] = [];
   readonly later: (() => void)[] = [];
   readonly events = new Map<number, () => void>();
-  readonly busyPoll = new BusyPoll({
-    now: () => {
-      this.events.get(++this.us)?.();
-      return this.us / 1000;
-    },
-    core: () => this.core,
-    leaveCore: () => {
-      this.moves++;
-      return true;
-    },
-    cores: 2, // one for the worker
-    load: () => this.load,
-    soon: (look) => void this.soon.push(look),
-    later: (look) => void this.later.push(look),
-  });
+  readonly busyPoll: BusyPoll;
+
+  /** @param cores one for the worker */
+  constructor(cores = 2) {
+    this.busyPoll = new BusyPoll({
+      now: () => {
+        this.events.get(++this.us)?.();
+        return this.us / 1000;
+      },
+      core: () => this.core,
+      leaveCore: () => {
+        this.moves++;
+        return true;
+      },
+      cores,
+      load: () => this.load,
+      soon: (look) => void this.soon.push(look),
+      later: (look) => void this.later.push(look),
+    });
+  }
 
   channel(peerCore = 2, othersAwake = 0): Awaited & { ended: boolean[]; rx: { hasData: boolean; peerCore: number } } {
     const rx = { hasData: false, peerCore, othersAwake };
@@ -116,6 +121,21 @@ test("nobody looks for one that was rung for", () => {
   scene.run();
   expect(one.ended).toEqual([false]);
   expect(scene.busyPoll.counts.looks).toBe(0);
+});
+
+test("while one wakes up, the others are looked for only where there is a core for each", () => {
+  for (const [cores, looks] of [
+    [2, 0],
+    [3, 1],
+  ] as const) {
+    const scene = new Scene(cores);
+    const [one, waking] = [scene.channel(), scene.channel()];
+    waking.isWaking = true;
+    for (const each of [one, waking]) scene.busyPoll.expect(each);
+    scene.run();
+    expect([one.ended, waking.ended]).toEqual([[false], [false]]);
+    expect(scene.busyPoll.counts).toMatchObject({ looks, sleeps: 2 });
+  }
 });
 
 test("nobody looks on the worker's core; it is left where another one is free", () => {
