@@ -33,7 +33,8 @@ export function newPlugin(context: Context, text: string, { lang = "ts", directo
     for (const path of Object.keys(files)) context.print(printable(join(folder, path)));
     const place = pluginsFolderOf(dirname(context.paths.config));
     context.note(`check it: ipcctl plugin check ${shellWord(folder)}`);
-    if (dirname(folder) !== place) context.note(`use it: move it to ${shellWord(place)}/`);
+    if (dirname(folder) !== place)
+      context.note(`use it: mkdir -p ${shellWord(place)} && mv ${shellWord(folder)} ${shellWord(place)}/`);
     context.note(`then: ipcctl plugin accept ${name}`);
   }
   return Promise.resolve(0);

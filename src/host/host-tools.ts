@@ -38,9 +38,18 @@ export function hostTool(plugin: string, manifest: ToolManifest, hasCredential =
     if (success) return { args: data as JsonObject }; // an object goes in, and an object is what a schema of it gives
     const { path, message, ...issue } = error.issues[0]!;
     const names = issue.code === "unrecognized_keys" ? [...path, issue.keys[0]!] : path;
-    return { wrong: message.replace(/^\p{Lu}/u, (first) => first.toLowerCase()), field: names.map(String).join(".") };
+    // zod says "expected nonoptional, received undefined", or a type; arguments are JSON, which has no undefined.
+    const isMissing = issue.code === "invalid_type" && valueAt(args, path) === undefined;
+    const wrong = isMissing ? "it is missing" : message.replace(/^\p{Lu}/u, (first) => first.toLowerCase());
+    return { wrong, field: names.map(String).join(".") };
   };
   return { plugin, hasCredential, manifest: { ...manifest, name: `${plugin}.${manifest.name}` }, check };
+}
+
+function valueAt(args: JsonObject, path: readonly PropertyKey[]): unknown {
+  let value: unknown = args;
+  for (const key of path) value = (value as Record<PropertyKey, unknown> | null | undefined)?.[key];
+  return value;
 }
 
 type Granted = { readonly isGranted: boolean; readonly rate: Rate | undefined };

@@ -463,7 +463,9 @@ export class EventQueue implements Disposable {
   #require(id: string): Row {
     const row = this.#db.query<Row, [string]>(`SELECT ${ENTRY} FROM entries WHERE id = ?`).get(id);
     if (row === null)
-      throw new IpcError("NOT_FOUND", `nothing in the queue has the id ${JSON.stringify(id.slice(0, 64))}`);
+      throw new IpcError("NOT_FOUND", `nothing in the queue has the id ${JSON.stringify(id.slice(0, 64))}`, {
+        hint: "ipcctl queue list, and with --dead, show what is there",
+      });
     return row;
   }
 }

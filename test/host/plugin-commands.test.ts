@@ -351,6 +351,16 @@ test("a removed plugin takes its folder along, keeps its data, and must be accep
   expect((await listed()).leaving!.state).toBe("unaccepted");
 });
 
+test("how to use a new plugin can be pasted, also where no folder of plugins is yet", async () => {
+  rmSync(inConfig("plugins"), { recursive: true, force: true });
+  const { stderr } = await plugin("new", "pasted");
+  const command = /^use it: (.*)$/m.exec(stderr)![1]!;
+  expect(await outcomeOf(Bun.spawn(["sh", "-c", command], { stdio: ["ignore", "pipe", "pipe"] }))).toMatchObject({
+    status: 0,
+  });
+  expect((await listed()).pasted!.state).toBe("unaccepted");
+});
+
 test("a folder elsewhere stays, and of a link only the link goes", async () => {
   const elsewhere = join(home.dir, "elsewhere");
   mkdirSync(elsewhere);

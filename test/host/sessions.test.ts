@@ -125,7 +125,8 @@ test("what fails is tried again, as a dead letter by a person, and shown with th
   expect(await queue("--dead")).toEqual([]);
   expect(await home.cli("queue", "drop", "none")).toMatchObject({
     status: 4,
-    stderr: 'ipcctl: nothing in the queue has the id "none"\n',
+    stderr:
+      'ipcctl: nothing in the queue has the id "none"\n  ipcctl queue list, and with --dead, show what is there\n',
   });
 });
 
