@@ -40,8 +40,8 @@ import { Provisions } from "./provisions.ts";
 const TURN_REQUESTS = 4;
 const TURN_BYTES = limit("hostMessageBytes");
 /**
- * What no answer has to wait for is recorded after so long, or as soon as there is so much of it: a write for each costs
- * as much as the call, and one of many would hold up those that ask meanwhile.
+ * What no answer has to wait for is recorded after so long, or as soon as there is so much of it: a write for each
+ * costs as much as the call, and one of many would hold up those that ask meanwhile.
  */
 const RECORD_MS = 1;
 const RECORDS_MOST = 16;

@@ -714,13 +714,13 @@ test("an argument that is not there is said to be missing, whatever its schema t
   const { check } = hostTool("echo", {
     ...{ name: "both", description: "two values", risk_level: "low", idempotent: true },
     arguments_schema: {
-      ...{ type: "object", additionalProperties: false, required: ["any", "text"] },
-      properties: { any: {}, text: { type: "string" } },
+      ...{ type: "object", additionalProperties: false, required: ["whatever", "text"] },
+      properties: { whatever: {}, text: { type: "string" } },
     },
   });
-  expect(check({ text: "a" })).toEqual({ wrong: "it is missing", field: "any" });
-  expect(check({ any: 1 })).toEqual({ wrong: "it is missing", field: "text" });
-  expect(check({ any: 1, text: null })).toMatchObject({ wrong: expect.stringContaining("expected string") });
+  expect(check({ text: "a" })).toEqual({ wrong: "it is missing", field: "whatever" });
+  expect(check({ whatever: 1 })).toEqual({ wrong: "it is missing", field: "text" });
+  expect(check({ whatever: 1, text: null })).toMatchObject({ wrong: expect.stringContaining("expected string") });
 });
 
 test("results of others' data say whose they are, whatever the plugin says", async () => {
