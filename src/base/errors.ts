@@ -59,6 +59,15 @@ export function isErrorCode(text: unknown): text is ErrorCode {
   return typeof text === "string" && Object.hasOwn(ERROR_CODES, text);
 }
 
+/** Does what is worth doing, but holds nothing up if it fails: that is told. */
+export function attempt(work: () => void, onTrouble: (error: Error) => void): void {
+  try {
+    work();
+  } catch (error) {
+    onTrouble(error as Error);
+  }
+}
+
 /** Ends every `switch` over a union: a case that is added elsewhere fails to compile here. */
 export function never(value: never): never {
   throw new Error(`unreachable: ${JSON.stringify(value)}`);

@@ -1,4 +1,5 @@
 /** The watched folders of `host.json`: what changes in them is published. */
+import { attempt } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import type { HostConfig } from "../host/host-config.ts";
 import type { Dispatcher } from "../queue/dispatcher.ts";
@@ -26,14 +27,15 @@ export class FolderWatches implements Disposable {
 
   /** From now on these. What is not among them ends, and what was known of its files is forgotten. */
   set(watches: readonly Watch[]): void {
+    const { onTrouble } = this.#deps;
     const wanted = new Map(watches.map((watch) => [JSON.stringify(watch), watch]));
     for (const [key, trigger] of this.#triggers) {
       if (wanted.has(key)) continue;
       trigger[Symbol.dispose]();
       this.#triggers.delete(key);
     }
-    this.#try(() => this.#deps.queue.watches.keep(watches.map(nameOf)));
-    for (const [key, watch] of wanted) if (!this.#triggers.has(key)) this.#try(() => this.#start(key, watch));
+    attempt(() => this.#deps.queue.watches.keep(watches.map(nameOf)), onTrouble);
+    for (const [key, watch] of wanted) if (!this.#triggers.has(key)) attempt(() => this.#start(key, watch), onTrouble);
   }
 
   /** What holds them up at the moment. */
@@ -65,14 +67,6 @@ export class FolderWatches implements Disposable {
     trigger.start();
     parts.move();
     this.#triggers.set(key, trigger);
-  }
-
-  #try(work: () => void): void {
-    try {
-      work();
-    } catch (error) {
-      this.#deps.onTrouble(error as Error);
-    }
   }
 }
 

@@ -3,7 +3,7 @@
  * for it: a daemon without events has no files of it, and one whose files are broken still keeps its workers running.
  */
 import { join } from "node:path";
-import { IpcError } from "../base/errors.ts";
+import { attempt, IpcError } from "../base/errors.ts";
 import type { AuditRecord } from "../audit/schema.ts";
 import { limit } from "../base/limits.ts";
 import { readHostConfig, secretsMissing, type HostConfig } from "../host/host-config.ts";
@@ -180,11 +180,11 @@ export class HostEvents implements Disposable {
       const { retention } =
         this.#read instanceof IpcError ? { retention: {} as HostConfig["retention"] } : this.#read.config;
       // Each on its own: what cannot be forgotten stays, and holds nothing up.
-      this.#try(() => queue.sweep(retention.events));
-      this.#try(() => {
+      attempt(() => queue.sweep(retention.events), onTrouble);
+      attempt(() => {
         const kept = store.sweep(nowMs() - (retention.sessions ?? limit("sessionKeptMs")));
         workspaces.sweep(kept, new Set(store.unended().map(({ id }) => id)));
-      });
+      }, onTrouble);
     };
     const sweeping = setInterval(sweep, SWEEP_MS);
     sweeping.unref();
@@ -209,7 +209,7 @@ export class HostEvents implements Disposable {
     const source = `task ${task.name}`;
     const { id } =
       text === undefined ? dispatcher.publish({ topic, data, key, source }) : dispatcher.prompt({ text, key, source });
-    const cancel = (): void => this.#try(() => this.#cancel(queue.entriesOf(id), queue));
+    const cancel = (): void => attempt(() => this.#cancel(queue.entriesOf(id), queue), this.#deps.onTrouble);
     signal.addEventListener("abort", cancel, { once: true });
     const entries = await dispatcher.settled(id);
     signal.removeEventListener("abort", cancel);
@@ -232,13 +232,5 @@ export class HostEvents implements Disposable {
           end(id);
         }
     dispatcher?.look(); // nothing of it may be left to wait for
-  }
-
-  #try(work: () => void): void {
-    try {
-      work();
-    } catch (error) {
-      this.#deps.onTrouble(error as Error);
-    }
   }
 }

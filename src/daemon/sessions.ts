@@ -3,7 +3,7 @@
  * them by their names, and hears of their ends. Each has a workspace, which is all that it may write.
  */
 import { dirname } from "node:path";
-import { IpcError } from "../base/errors.ts";
+import { attempt, IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { sleep } from "../base/patience.ts";
 import type { Rule } from "../host/host-config.ts";
@@ -106,7 +106,7 @@ export class Sessions implements Disposable {
       throw error;
     }
     // It runs: whoever begins it again because this cannot be written has two of them.
-    this.#try(() => store.running(id));
+    attempt(() => store.running(id), onTrouble);
     this.tell(entry.id);
     if (this.#unwanted.has(entry.id)) this.stop(worker).catch(onTrouble);
     return this.#end(registry.get(worker), store.get(id));
@@ -237,7 +237,7 @@ export class Sessions implements Disposable {
       over.abort();
       const outcome = `${worker.id}: ${why}`;
       this.#blamed.set(id, { state, outcome });
-      this.#try(() => store.blame(id, state, outcome)); // for a later daemon
+      attempt(() => store.blame(id, state, outcome), onTrouble); // for a later daemon
       registry.stopWorker(worker, null).catch(onTrouble);
     };
     const measure = async (): Promise<void> => {
@@ -297,15 +297,6 @@ export class Sessions implements Disposable {
   #blameOf({ id }: StoredSession): Blame | undefined {
     const { state, outcome } = this.#blamed.get(id) ?? this.#deps.store.find(id) ?? {};
     return (state === "timeout" || state === "full") && outcome != null ? { state, outcome } : undefined;
-  }
-
-  /** What goes on without it. */
-  #try(work: () => void): void {
-    try {
-      work();
-    } catch (error) {
-      this.#deps.onTrouble(error as Error);
-    }
   }
 
   async #redactor(): Promise<Redactor> {
