@@ -1,30 +1,25 @@
 /** The command `ipc` beside a program that asks the host itself: both at once, as one worker. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { COMMAND_PROTOCOL } from "../../contract/shim.ts";
 import { limit } from "../../src/base/limits.ts";
-import { Home, ROOT, waitUntil } from "../home.ts";
+import { ROOT, waitUntil } from "../home.ts";
 import { recordsOf } from "./asking.ts";
-import { installSlow } from "./slow-plugin.ts";
+import { openSlowHome, startShell, type SlowHome } from "./slow-plugin.ts";
 
 const ROUTER = "host-router";
-let home: Home;
-let ipc: Ipcctl;
-let folder: string;
-let slow: Awaited<ReturnType<typeof installSlow>>;
+let scene: SlowHome;
+let { home, ipc, folder, slow } = {} as SlowHome;
 
 beforeAll(async () => {
-  home = new Home();
-  slow = await installSlow(home);
-  ipc = new Ipcctl(await home.connect());
-  folder = join(home.dir, "project");
-  mkdirSync(folder);
+  scene = await openSlowHome();
+  ({ home, ipc, folder, slow } = scene);
 });
 afterAll(async () => {
-  ipc[Symbol.dispose]();
-  await home[Symbol.asyncDispose]();
+  ipc[Symbol.dispose](); // one that a test has opened anew
+  await scene[Symbol.asyncDispose]();
 });
 
 const HEAD = `import json, os, socket, subprocess, threading, time
@@ -38,22 +33,11 @@ def await_file(name):
     while not os.path.exists(name): time.sleep(0.01)
 `;
 
-async function begin(name: string, text: string, more: object = {}, interpreter = "python3"): Promise<void> {
-  const script = join(folder, `${name}.script`);
-  writeFileSync(script, text);
-  const policy = {
-    ...{ version: 1, extends: "strict", files: { read: [folder], exec: ["/usr/bin", "/bin"] } },
-    ...{
-      process: { exec: true, fork: true },
-      limits: { openFiles: 512 },
-      host: { tools: ["echo.*", "slow.*"] },
-    },
-    ...more,
-  };
-  await home.start(name, script, {
-    ...{ interpreter, policy: JSON.stringify(policy), restart_policy: "no", cwd: folder },
+const begin = (name: string, text: string, more: object = {}, interpreter = "python3"): Promise<void> =>
+  startShell(scene, name, text, {
+    interpreter,
+    policy: { limits: { openFiles: 512 }, host: { tools: ["echo.*", "slow.*"] }, ...more },
   });
-}
 
 /** What it prints until its end. */
 async function run(...[name, ...more]: Parameters<typeof begin>): Promise<string[]> {

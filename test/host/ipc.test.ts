@@ -1,31 +1,22 @@
 /** The command `ipc`, by which a shell in a worker asks the host. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { Ipcctl } from "ipcctl";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { HOST_CODES, HOST_EXITS } from "../../contract/host.ts";
 import { limit } from "../../src/base/limits.ts";
 import { IPC_COMMAND } from "../../src/base/install.ts";
-import { Home, waitUntil } from "../home.ts";
-import { installSlow } from "./slow-plugin.ts";
+import { waitUntil } from "../home.ts";
+import { openSlowHome, startShell, type SlowHome } from "./slow-plugin.ts";
 
 const ROUTER = "host-router";
-let home: Home;
-let ipc: Ipcctl;
-let folder: string;
-let slow: Awaited<ReturnType<typeof installSlow>>;
+let scene: SlowHome;
+let { home, ipc, folder, slow } = {} as SlowHome;
 
 beforeAll(async () => {
-  home = new Home();
-  slow = await installSlow(home);
-  ipc = new Ipcctl(await home.connect());
-  folder = join(home.dir, "project");
-  mkdirSync(folder);
+  scene = await openSlowHome();
+  ({ home, ipc, folder, slow } = scene);
 });
-afterAll(async () => {
-  ipc[Symbol.dispose]();
-  await home[Symbol.asyncDispose]();
-});
+afterAll(() => scene[Symbol.asyncDispose]());
 
 type Told = { readonly output: string[]; readonly errors: Record<string, unknown>[]; readonly raw: string[] };
 
@@ -40,23 +31,12 @@ async function run(name: string, text: string, interpreter = "/bin/sh", more: ob
   return { output: await home.lines(name), errors, raw };
 }
 
-async function begin(name: string, text: string, interpreter = "/bin/sh", more: object = {}): Promise<void> {
-  const script = join(folder, `${name}.script`);
-  writeFileSync(script, text);
-  const policy = {
-    ...{ version: 1, extends: "strict", files: { read: [folder], exec: ["/usr/bin", "/bin"] } },
-    ...{
-      process: { exec: true, fork: true },
-      limits: { openFiles: 256 },
-      host: { tools: ["echo.*", "files.*", "slow.*"] },
-    },
-    ...more,
-  };
-  await home.start(name, script, {
-    approval_timeout: "100ms",
-    ...{ interpreter, policy: JSON.stringify(policy), restart_policy: "no", cwd: folder },
+const begin = (name: string, text: string, interpreter = "/bin/sh", more: object = {}): Promise<void> =>
+  startShell(scene, name, text, {
+    interpreter,
+    policy: { limits: { openFiles: 256 }, host: { tools: ["echo.*", "files.*", "slow.*"] }, ...more },
+    more: { approval_timeout: "100ms" },
   });
-}
 
 test("a shell asks as often as it likes: by argument, from stdin, in pipes and side by side", async () => {
   const { output, raw } = await run(

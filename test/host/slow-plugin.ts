@@ -1,7 +1,8 @@
 /** A plugin whose tools wait, fail or are refused, for tests of those who call it. */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Home } from "../home.ts";
+import { Ipcctl } from "ipcctl";
+import { Home } from "../home.ts";
 import { effectsOf } from "./asking.ts";
 
 const tool = (name: string, more: object = {}): object => ({
@@ -67,4 +68,45 @@ export async function installSlow(home: Home): Promise<Slow> {
     effects: (what) => effectsOf(home, "slow", what),
     open: (name) => writeFileSync(join(data, `open ${name}`), ""),
   };
+}
+
+/** A daemon with that plugin, and a folder that its workers may read. */
+export type SlowHome = AsyncDisposable & {
+  readonly home: Home;
+  readonly ipc: Ipcctl;
+  readonly folder: string;
+  readonly slow: Slow;
+};
+
+export async function openSlowHome(): Promise<SlowHome> {
+  const home = new Home();
+  const slow = await installSlow(home);
+  const ipc = new Ipcctl(await home.connect());
+  const folder = join(home.dir, "project");
+  mkdirSync(folder);
+  const end = async (): Promise<void> => {
+    ipc[Symbol.dispose]();
+    await home[Symbol.asyncDispose]();
+  };
+  return { home, ipc, folder, slow, [Symbol.asyncDispose]: end };
+}
+
+/** How a script is started that may start programs, of which `ipc` is one. */
+export type ShellStart = { readonly interpreter: string; readonly policy: object; readonly more?: object };
+
+export async function startShell(
+  { home, folder }: SlowHome,
+  name: string,
+  text: string,
+  { interpreter, policy, more = {} }: ShellStart,
+): Promise<void> {
+  const script = join(folder, `${name}.script`);
+  writeFileSync(script, text);
+  const whole = {
+    ...{ version: 1, extends: "strict", files: { read: [folder], exec: ["/usr/bin", "/bin"] } },
+    ...{ process: { exec: true, fork: true }, ...policy },
+  };
+  await home.start(name, script, {
+    ...{ interpreter, policy: JSON.stringify(whole), restart_policy: "no", cwd: folder, ...more },
+  });
 }
