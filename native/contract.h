@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+7be31fb8" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+a7824e12" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -344,6 +344,59 @@ enum {
 	IPC_TO_CLIENT_WANT = 9,
 	IPC_TO_CLIENT_LEAVE = 10,
 	IPC_TO_CLIENT_FORGET = 11,
+};
+
+/* Messages to JavaScript. */
+enum {
+	IPC_TO_ENGINE_EVAL = 1,
+	IPC_TO_ENGINE_CALL = 2,
+	IPC_TO_ENGINE_CANCEL = 3,
+	IPC_TO_ENGINE_CREDIT = 4,
+	IPC_TO_ENGINE_BIND = 5,
+	IPC_TO_ENGINE_RETURN = 6,
+	IPC_TO_ENGINE_THROW = 7,
+	IPC_TO_ENGINE_RELEASE = 8,
+	IPC_TO_ENGINE_PUSH = 9,
+	IPC_TO_ENGINE_CLOSE = 10,
+	IPC_TO_ENGINE_FAIL = 11,
+	IPC_TO_ENGINE_FORGET = 12,
+	IPC_TO_ENGINE_MODULE = 13,
+	IPC_TO_ENGINE_DEFINE = 14,
+	IPC_TO_ENGINE_REPORT = 15,
+	IPC_TO_ENGINE_ABANDON = 16,
+};
+
+/* Messages of JavaScript. */
+enum {
+	IPC_FROM_ENGINE_RESULT = 1,
+	IPC_FROM_ENGINE_ERROR = 2,
+	IPC_FROM_ENGINE_PENDING = 3,
+	IPC_FROM_ENGINE_PRINT = 4,
+	IPC_FROM_ENGINE_ITEM = 5,
+	IPC_FROM_ENGINE_END = 6,
+	IPC_FROM_ENGINE_INVOKE = 7,
+	IPC_FROM_ENGINE_HELLO = 8,
+	IPC_FROM_ENGINE_WANT = 9,
+	IPC_FROM_ENGINE_LEAVE = 10,
+	IPC_FROM_ENGINE_FORGET = 11,
+	IPC_FROM_ENGINE_DROP = 12,
+};
+
+/* What its errors are about. */
+enum {
+	IPC_ENGINE_FAULT_THROWN = 1,
+	IPC_ENGINE_FAULT_TIMEOUT = 2,
+	IPC_ENGINE_FAULT_INTERRUPTED = 3,
+	IPC_ENGINE_FAULT_VALUE = 4,
+	IPC_ENGINE_FAULT_REFUSED = 5,
+};
+
+/* What values refer to. */
+enum {
+	IPC_REFERENCE_FUNCTION = 1,
+	IPC_REFERENCE_ENGINE_STREAM = 2,
+	IPC_REFERENCE_OPERATION = 3,
+	IPC_REFERENCE_PYTHON_STREAM = 4,
 };
 
 /* Prefix, its bits, and the classes of the addresses that begin so. */

@@ -41,7 +41,7 @@ await build({
     },
   ],
 });
-const OTHERS = { "./router/main.ts": "router", "./plugin/main.ts": "plugin" };
+const OTHERS = { "./router/main.ts": "router", "./plugin/main.ts": "plugin", "./engine/main.ts": "engine" };
 for (const [path, name] of Object.entries({ ...PROGRAMS, ...OTHERS }))
   await build({ ...program, entrypoints: [join(ROOT, "src", path)], naming: `${name}.[ext]` });
 const sdk: Bun.BuildConfig = { entrypoints: [join(ROOT, "src/index.ts")], format: "esm" };

@@ -7,6 +7,7 @@ import { AUDIT_EVENTS, AUDIT_FIELDS } from "../contract/audit.ts";
 import { CANCEL_TOPIC, HOST_CODES, HOST_EXITS, LET_GO_TOPIC, TOOL_TOPIC } from "../contract/host.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { ARCHITECTURES, PARTS_FOLDERS } from "../contract/parts.ts";
+import * as engine from "../contract/engine.ts";
 import * as messages from "../contract/messages.ts";
 import * as segment from "../contract/segment.ts";
 import * as shim from "../contract/shim.ts";
@@ -113,6 +114,10 @@ const PARTS: readonly Part[] = [
   { name: "PART_*", numbers: segment.PART, says: "First bytes of parts of a message.", isForPython: true },
   { name: "TO_WORKER_*", numbers: messages.TO_WORKER, says: "Messages of clients.", isForPython: true },
   { name: "TO_CLIENT_*", numbers: messages.TO_CLIENT, says: "Messages of workers.", isForPython: true },
+  { name: "TO_ENGINE_*", numbers: engine.TO_ENGINE, says: "Messages to JavaScript.", isForPython: true },
+  { name: "FROM_ENGINE_*", numbers: engine.FROM_ENGINE, says: "Messages of JavaScript.", isForPython: true },
+  { name: "ENGINE_FAULT_*", numbers: engine.ENGINE_FAULT, says: "What its errors are about.", isForPython: true },
+  { name: "REFERENCE_*", numbers: engine.REFERENCE, says: "What values refer to.", isForPython: true },
 ];
 /** Limits that only Python needs a copy of. */
 const PYTHON_LIMITS = limits(

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+7be31fb8"
+EDITION = "0.1.0+a7824e12"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -189,6 +189,51 @@ TO_CLIENT_HELLO = 8
 TO_CLIENT_WANT = 9
 TO_CLIENT_LEAVE = 10
 TO_CLIENT_FORGET = 11
+
+# Messages to JavaScript.
+TO_ENGINE_EVAL = 1
+TO_ENGINE_CALL = 2
+TO_ENGINE_CANCEL = 3
+TO_ENGINE_CREDIT = 4
+TO_ENGINE_BIND = 5
+TO_ENGINE_RETURN = 6
+TO_ENGINE_THROW = 7
+TO_ENGINE_RELEASE = 8
+TO_ENGINE_PUSH = 9
+TO_ENGINE_CLOSE = 10
+TO_ENGINE_FAIL = 11
+TO_ENGINE_FORGET = 12
+TO_ENGINE_MODULE = 13
+TO_ENGINE_DEFINE = 14
+TO_ENGINE_REPORT = 15
+TO_ENGINE_ABANDON = 16
+
+# Messages of JavaScript.
+FROM_ENGINE_RESULT = 1
+FROM_ENGINE_ERROR = 2
+FROM_ENGINE_PENDING = 3
+FROM_ENGINE_PRINT = 4
+FROM_ENGINE_ITEM = 5
+FROM_ENGINE_END = 6
+FROM_ENGINE_INVOKE = 7
+FROM_ENGINE_HELLO = 8
+FROM_ENGINE_WANT = 9
+FROM_ENGINE_LEAVE = 10
+FROM_ENGINE_FORGET = 11
+FROM_ENGINE_DROP = 12
+
+# What its errors are about.
+ENGINE_FAULT_THROWN = 1
+ENGINE_FAULT_TIMEOUT = 2
+ENGINE_FAULT_INTERRUPTED = 3
+ENGINE_FAULT_VALUE = 4
+ENGINE_FAULT_REFUSED = 5
+
+# What values refer to.
+REFERENCE_FUNCTION = 1
+REFERENCE_ENGINE_STREAM = 2
+REFERENCE_OPERATION = 3
+REFERENCE_PYTHON_STREAM = 4
 
 # Limits, as docs/internals/limits.md has them.
 FRAME_BYTES_MAX = 10485760

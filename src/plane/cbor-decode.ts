@@ -31,7 +31,8 @@ export function decodeHead(bytes: Uint8Array): readonly [kind: number, number: n
   return typeof kind === "number" && typeof number === "number" ? [kind, number] : undefined;
 }
 
-class Reader {
+/** Makes values of the program's own realm. A subclass makes those of another one. */
+export class Reader {
   readonly #bytes: Uint8Array;
   readonly #onShared: ((form: unknown) => unknown) | undefined;
   readonly #hasStreams: boolean;
@@ -112,13 +113,13 @@ class Reader {
         return value === Number.MAX_SAFE_INTEGER ? -1n - BigInt(value) : -1 - value;
       }
       case 2:
-        return this.#byteString(low).slice();
+        return this.octets(this.#byteString(low));
       case 3:
         return this.#string(low);
       case 4:
-        return this.#array(low, depth + 1);
+        return this.list(this.#items(low, depth + 1));
       case 5:
-        return this.#object(low, depth + 1);
+        return this.record(this.#object(low, depth + 1));
       case 6:
         return this.#tagged(this.#argument(low), depth + 1);
       default:
@@ -157,7 +158,52 @@ class Reader {
     if (depth > DEPTH_MAX) throw new CodecError("DEPTH", `more than ${DEPTH_MAX} levels`);
   }
 
-  #array(low: number, depth: number): unknown[] {
+  // ---- what a subclass makes of what was read ----
+
+  /** @param bytes of the message: valid while it is read */
+  protected octets(bytes: Uint8Array): unknown {
+    return bytes.slice();
+  }
+
+  protected list(items: unknown[]): unknown {
+    return items;
+  }
+
+  protected record(fields: Record<string, unknown>): unknown {
+    return fields;
+  }
+
+  protected group(items: unknown[]): unknown {
+    return new Set(items);
+  }
+
+  protected table(entries: Map<unknown, unknown>): unknown {
+    return entries;
+  }
+
+  protected time(date: Date): unknown {
+    return date;
+  }
+
+  protected array(array: TypedArray): unknown {
+    return array;
+  }
+
+  /** Tag 27: an object by its name. @throws CodecError */
+  protected named(parts: unknown): unknown {
+    if (Array.isArray(parts) && parts[0] === "ipcctl.Shared" && this.#onShared) return this.#onShared(parts[1]);
+    if (Array.isArray(parts) && parts[0] === "ipcctl.Stream" && this.#hasStreams && Number.isSafeInteger(parts[1]))
+      return new StreamRef(parts[1] as number);
+    if (Array.isArray(parts) && parts[0] === "ipcctl.Arrow" && parts[1] instanceof Uint8Array)
+      return new ArrowTable(parts[1]);
+    const error = Array.isArray(parts) && parts[0] === "ipcctl.Error" ? PythonError.from(parts[1]) : undefined;
+    if (!error) throw malformed("tag 27 on something other than an error");
+    return error;
+  }
+
+  // ---- containers ----
+
+  #items(low: number, depth: number): unknown[] {
     this.#deeper(depth);
     const length = this.#length(low, 1);
     const items: unknown[] = [];
@@ -214,11 +260,11 @@ class Reader {
     this.#deeper(depth);
     switch (tag) {
       case 0:
-        return dateOf(Date.parse(this.#text("tag 0")));
+        return this.time(dateOf(Date.parse(this.#text("tag 0"))));
       case 1: {
         const seconds = this.value(depth);
         if (typeof seconds !== "number") throw malformed("tag 1 on something other than a number");
-        return dateOf(Math.round(seconds * 1000));
+        return this.time(dateOf(Math.round(seconds * 1000)));
       }
       case 2:
       case 3: {
@@ -227,7 +273,7 @@ class Reader {
         return tag === 2 ? size : -1n - size;
       }
       case 27:
-        return this.#exception(depth);
+        return this.named(this.value(depth));
       case 37: {
         const hex = Buffer.from(this.#bytesOnly("a UUID")).toString("hex");
         if (hex.length !== 32) throw malformed("a UUID that does not have 16 bytes");
@@ -239,10 +285,10 @@ class Reader {
         // Checked before going on: a chain of tags must not evade the limit on depth.
         const initial = this.#bytes[this.#need(1)]!;
         if (initial >> 5 !== 4) throw malformed("tag 258 on something other than an array");
-        return new Set(this.#array(initial & 31, depth));
+        return this.group(this.#items(initial & 31, depth));
       }
       case 259:
-        return this.#map(depth);
+        return this.table(this.#map(depth));
       case 1004:
         return this.#text("tag 1004");
       default: {
@@ -250,7 +296,7 @@ class Reader {
         if (!type) throw malformed(`the unknown tag ${tag}`);
         const bytes = this.#bytesOnly("a typed array");
         if (bytes.length % type.BYTES_PER_ELEMENT !== 0) throw malformed("a typed array that ends in an element");
-        return new type(Uint8Array.from(bytes).buffer); // copied, and so aligned
+        return this.array(new type(Uint8Array.from(bytes).buffer)); // copied, and so aligned
       }
     }
   }
@@ -280,18 +326,6 @@ class Reader {
       throw malformed((error as Error).message);
     }
   }
-
-  #exception(depth: number): unknown {
-    const parts = this.value(depth);
-    if (Array.isArray(parts) && parts[0] === "ipcctl.Shared" && this.#onShared) return this.#onShared(parts[1]);
-    if (Array.isArray(parts) && parts[0] === "ipcctl.Stream" && this.#hasStreams && Number.isSafeInteger(parts[1]))
-      return new StreamRef(parts[1] as number);
-    if (Array.isArray(parts) && parts[0] === "ipcctl.Arrow" && parts[1] instanceof Uint8Array)
-      return new ArrowTable(parts[1]);
-    const error = Array.isArray(parts) && parts[0] === "ipcctl.Error" ? PythonError.from(parts[1]) : undefined;
-    if (!error) throw malformed("tag 27 on something other than an error");
-    return error;
-  }
 }
 
 function dateOf(ms: number): Date {
@@ -300,6 +334,6 @@ function dateOf(ms: number): Date {
   return date;
 }
 
-function malformed(detail: string): CodecError {
+export function malformed(detail: string): CodecError {
   return new CodecError("MALFORMED", detail);
 }

@@ -5,23 +5,19 @@
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { ArrowTable, CodecError, NdArray, StreamRef, stepOf, TYPED_ARRAYS, type TypedArray } from "./values.ts";
+import { Writer } from "./cbor-write.ts";
 import { PythonError } from "./python-error.ts";
 import { Sealed } from "./sealed.ts";
 
 export const DEPTH_MAX = limit("valueDepth");
-const FIRST_BYTES = 4096;
 const TAG_OF = new Map<unknown, number>([...TYPED_ARRAYS].map(([tag, type]) => [type, tag]));
-const utf8 = new TextEncoder();
 
 /** Where the other side finds something in shared memory; undefined if it is not there. */
 export type Lend = (value: ArrayBufferView | NdArray | Sealed) => unknown[] | undefined;
 
 /** Reuses its buffer: the result of `encode` is valid until the next call. */
 export class Encoder {
-  #bytes = new Uint8Array(FIRST_BYTES);
-  #view = new DataView(this.#bytes.buffer);
-  #at = 0;
-  #sizeMax = Number.MAX_SAFE_INTEGER;
+  readonly #out = new Writer();
   readonly #open: object[] = [];
   #isBusy = false;
   readonly #lend: Lend | undefined;
@@ -36,146 +32,34 @@ export class Encoder {
     // A getter of the value being sent sends something itself.
     if (this.#isBusy) return new Encoder(this.#lend).encode(value, sizeMax);
     this.#isBusy = true;
-    this.#at = 0;
-    this.#sizeMax = sizeMax;
+    this.#out.begin(sizeMax);
     this.#open.length = 0;
     try {
       this.#value(value);
     } finally {
       this.#isBusy = false;
     }
-    return this.#bytes.subarray(0, this.#at);
-  }
-
-  #room(count: number): void {
-    const needed = this.#at + count;
-    if (needed > this.#sizeMax)
-      throw new CodecError(
-        "SIZE",
-        `more than ${this.#sizeMax} bytes; large data belongs in shared memory: shared(Uint8Array, n)`,
-      );
-    if (needed <= this.#bytes.length) return;
-    const grown = new Uint8Array(Math.max(needed, this.#bytes.length * 2));
-    grown.set(this.#bytes.subarray(0, this.#at));
-    this.#bytes = grown;
-    this.#view = new DataView(grown.buffer);
-  }
-
-  #head(major: number, value: number): void {
-    this.#room(9);
-    const bytes = this.#bytes;
-    const kind = major << 5;
-    if (value < 24) bytes[this.#at++] = kind | value;
-    else if (value < 0x100) {
-      bytes[this.#at++] = kind | 24;
-      bytes[this.#at++] = value;
-    } else if (value < 0x10000) {
-      bytes[this.#at++] = kind | 25;
-      this.#view.setUint16(this.#at, value);
-      this.#at += 2;
-    } else if (value < 0x1_0000_0000) {
-      bytes[this.#at++] = kind | 26;
-      this.#view.setUint32(this.#at, value);
-      this.#at += 4;
-    } else {
-      bytes[this.#at++] = kind | 27;
-      this.#view.setUint32(this.#at, Math.floor(value / 0x1_0000_0000));
-      this.#view.setUint32(this.#at + 4, value >>> 0);
-      this.#at += 8;
-    }
+    return this.#out.written;
   }
 
   #value(value: unknown): void {
     switch (typeof value) {
       case "number":
-        return this.#number(value);
+        return this.#out.number(value);
       case "string":
-        return this.#string(value);
+        return this.#out.string(value);
       case "boolean":
-        return this.#byte(value ? 0xf5 : 0xf4);
+        return this.#out.byte(value ? 0xf5 : 0xf4);
       case "undefined":
-        return this.#byte(0xf7);
+        return this.#out.byte(0xf7);
       case "bigint":
-        return this.#bigint(value);
+        return this.#out.bigint(value);
       case "object":
-        return value === null ? this.#byte(0xf6) : this.#object(value);
+        return value === null ? this.#out.byte(0xf6) : this.#object(value);
       case "function":
       case "symbol":
         throw new CodecError("TYPE", `a ${typeof value} cannot be sent; bind a function with bind(name, fn)`);
     }
-  }
-
-  #byte(byte: number): void {
-    this.#room(1);
-    this.#bytes[this.#at++] = byte;
-  }
-
-  #number(value: number): void {
-    if (Number.isSafeInteger(value) && !Object.is(value, -0))
-      return value >= 0 ? this.#head(0, value) : this.#head(1, -1 - value);
-    this.#room(9);
-    this.#bytes[this.#at++] = 0xfb;
-    this.#view.setFloat64(this.#at, value);
-    this.#at += 8;
-  }
-
-  #bigint(value: bigint): void {
-    const isNegative = value < 0n;
-    const size = isNegative ? -1n - value : value;
-    if (size < 1n << 64n) {
-      if (size <= BigInt(Number.MAX_SAFE_INTEGER)) return this.#head(isNegative ? 1 : 0, Number(size));
-      this.#room(9);
-      this.#bytes[this.#at++] = isNegative ? 0x3b : 0x1b;
-      this.#view.setBigUint64(this.#at, size);
-      this.#at += 8;
-      return;
-    }
-    const hex = size.toString(16);
-    const bytes = Buffer.from(hex.length % 2 === 0 ? hex : `0${hex}`, "hex");
-    this.#head(6, isNegative ? 3 : 2);
-    this.#raw(bytes);
-  }
-
-  /** A byte string. */
-  #raw(bytes: Uint8Array): void {
-    this.#head(2, bytes.length);
-    this.#room(bytes.length);
-    this.#bytes.set(bytes, this.#at);
-    this.#at += bytes.length;
-  }
-
-  #string(text: string): void {
-    const { length } = text;
-    if (length < 64 && this.#shortAscii(text, length)) return;
-    if (!text.isWellFormed())
-      throw new CodecError(
-        "TYPE",
-        "a string with a lone surrogate cannot be encoded as UTF-8; text.toWellFormed() fixes it",
-      );
-    const size = Buffer.byteLength(text);
-    this.#head(3, size);
-    this.#room(size);
-    utf8.encodeInto(text, this.#bytes.subarray(this.#at, this.#at + size));
-    this.#at += size;
-  }
-
-  /** Handles most keys and names. Keeps nothing if a character is not ASCII. */
-  #shortAscii(text: string, length: number): boolean {
-    const start = this.#at;
-    this.#head(3, length);
-    this.#room(length);
-    const bytes = this.#bytes;
-    let at = this.#at;
-    for (let index = 0; index < length; index++) {
-      const code = text.charCodeAt(index);
-      if (code > 127) {
-        this.#at = start;
-        return false;
-      }
-      bytes[at++] = code;
-    }
-    this.#at = at;
-    return true;
   }
 
   #enter(container: object): void {
@@ -188,30 +72,30 @@ export class Encoder {
     if (Array.isArray(value)) return this.#array(value, value.length);
     const prototype: unknown = Object.getPrototypeOf(value);
     if (prototype === Object.prototype || prototype === null) return this.#plain(value as Record<string, unknown>);
-    if (value instanceof Uint8Array) return this.#isLent(value) ? undefined : this.#raw(value);
+    if (value instanceof Uint8Array) return this.#isLent(value) ? undefined : this.#out.raw(value);
     if (ArrayBuffer.isView(value)) return this.#isLent(value) ? undefined : this.#view_(value);
     if (value instanceof Map) return this.#map(value);
     if (value instanceof Set) {
-      this.#head(6, 258);
+      this.#out.head(6, 258);
       return this.#array(value, value.size);
     }
     if (value instanceof Date) return this.#date(value);
-    if (value instanceof ArrayBuffer || value instanceof SharedArrayBuffer) return this.#raw(new Uint8Array(value));
+    if (value instanceof ArrayBuffer || value instanceof SharedArrayBuffer) return this.#out.raw(new Uint8Array(value));
     if (value instanceof NdArray) return this.#isLent(value) ? undefined : this.#ndarray(value);
     if (value instanceof Sealed) {
       if (this.#isLent(value)) return;
       throw new CodecError("TYPE", "memory that cannot be handed over now");
     }
     if (value instanceof ArrowTable) {
-      this.#head(6, 27);
+      this.#out.head(6, 27);
       return this.#value(["ipcctl.Arrow", value.ipc]);
     }
     if (value instanceof Error) return this.#error(value);
     if (value instanceof StreamRef) {
-      this.#head(6, 27);
+      this.#out.head(6, 27);
       return this.#value(["ipcctl.Stream", value.number]);
     }
-    if (value instanceof URL) return this.#string(value.href);
+    if (value instanceof URL) return this.#out.string(value.href);
     const name = (value.constructor as { name?: string } | undefined)?.name ?? "an object without a class";
     throw new CodecError(
       "TYPE",
@@ -221,7 +105,7 @@ export class Encoder {
 
   #array(items: Iterable<unknown>, length: number): void {
     this.#enter(items);
-    this.#head(4, length);
+    this.#out.head(4, length);
     let index = 0;
     try {
       for (const item of items) {
@@ -239,9 +123,9 @@ export class Encoder {
   #plain(value: Record<string, unknown>): void {
     this.#enter(value);
     const keys = Object.keys(value);
-    this.#head(5, keys.length);
+    this.#out.head(5, keys.length);
     for (const key of keys) {
-      this.#string(key);
+      this.#out.string(key);
       try {
         this.#value(value[key]);
       } catch (error) {
@@ -253,9 +137,9 @@ export class Encoder {
 
   #map(value: Map<unknown, unknown>): void {
     this.#enter(value);
-    this.#head(6, 259);
+    this.#out.head(6, 259);
     let left = value.size;
-    this.#head(5, left);
+    this.#out.head(5, left);
     for (const [key, item] of value) {
       try {
         if (left-- === 0) throw changed();
@@ -272,40 +156,37 @@ export class Encoder {
   #date(value: Date): void {
     const ms = value.getTime();
     if (Number.isNaN(ms)) throw new CodecError("TYPE", "an invalid Date cannot be sent");
-    this.#head(6, 1);
-    this.#room(9);
-    this.#bytes[this.#at++] = 0xfb;
-    this.#view.setFloat64(this.#at, ms / 1000);
-    this.#at += 8;
+    this.#out.head(6, 1);
+    this.#out.double(ms / 1000);
   }
 
   #view_(value: ArrayBufferView): void {
     const bytes = new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
     const tag = TAG_OF.get(value.constructor);
-    if (tag !== undefined) this.#head(6, tag);
-    this.#raw(bytes); // a DataView is bytes
+    if (tag !== undefined) this.#out.head(6, tag);
+    this.#out.raw(bytes); // a DataView is bytes
   }
 
   /** Sent as the place where the other side finds it. */
   #isLent(value: ArrayBufferView | NdArray | Sealed): boolean {
     const form = this.#lend?.(value);
     if (!form) return false;
-    this.#head(6, 27);
+    this.#out.head(6, 27);
     this.#value(["ipcctl.Shared", form]);
     return true;
   }
 
   #ndarray({ shape, data }: NdArray): void {
-    this.#head(6, 40);
-    this.#head(4, 2);
+    this.#out.head(6, 40);
+    this.#out.head(4, 2);
     this.#array(shape, shape.length);
-    if (data instanceof Uint8Array) this.#head(6, 64);
-    if (data instanceof Uint8Array) this.#raw(data);
+    if (data instanceof Uint8Array) this.#out.head(6, 64);
+    if (data instanceof Uint8Array) this.#out.raw(data);
     else this.#view_(data satisfies TypedArray);
   }
 
   #error(value: Error): void {
-    this.#head(6, 27);
+    this.#out.head(6, 27);
     this.#value(["ipcctl.Error", errorRecord(value)]);
   }
 }

@@ -1,0 +1,97 @@
+/**
+ * The messages between Python and the process in which JavaScript runs, each `[kind, number, …]` in CBOR, on a channel
+ * of shared memory: `docs/internals/engine.md`.
+ */
+
+export const TO_ENGINE = {
+  eval: 1,
+  call: 2,
+  cancel: 3,
+  credit: 4,
+  bind: 5,
+  return: 6,
+  throw: 7,
+  release: 8,
+  push: 9,
+  close: 10,
+  fail: 11,
+  forget: 12,
+  module: 13,
+  define: 14,
+  report: 15,
+  abandon: 16,
+} as const;
+
+/** The fields after the kind. */
+export const TO_ENGINE_FIELDS: Readonly<Record<keyof typeof TO_ENGINE, string>> = {
+  eval: "request, source, file name, milliseconds or null, whether its promise is awaited",
+  call: "request, number of a function, arguments, milliseconds or null, whether its promise is awaited",
+  cancel: "request: nobody waits for it any more",
+  credit: "stream of the engine, n: it may send n more items",
+  bind: "0, path of the global, value; one that exists and is an object gets the properties of the value",
+  return: "number of an INVOKE, value",
+  throw: "number of an INVOKE, error `{name, message, stack}`",
+  release: "0, numbers of functions that Python does not hold any more",
+  push: "stream of Python, value: one item",
+  close: "stream of Python: its end",
+  fail: "stream of Python, error: its end",
+  forget: "number of a segment of Python that it has released",
+  module: "request, specifier, milliseconds or null, whether its promise is awaited",
+  define: "0, name, source: a module; without a name `{resolver, loader}`: what Python has",
+  report: "request: RESULT has what the engine knows of its memory",
+  abandon: "stream of the engine: Python does not read it any more",
+};
+
+export const FROM_ENGINE = {
+  result: 1,
+  error: 2,
+  pending: 3,
+  print: 4,
+  item: 5,
+  end: 6,
+  invoke: 7,
+  hello: 8,
+  want: 9,
+  leave: 10,
+  forget: 11,
+  drop: 12,
+} as const;
+
+export const FROM_ENGINE_FIELDS: Readonly<Record<keyof typeof FROM_ENGINE, string>> = {
+  result: "request, value",
+  error: "request, error `{kind, name, message, stack, …}`",
+  pending: "request: its promise is pending; RESULT or ERROR follows once it is settled",
+  print: "request or 0, level, text: what the console was told",
+  item: "stream of the engine, value",
+  end: "stream of the engine, error or null",
+  invoke: "number, operation, arguments, request in which it is called or 0, whether it waits for the answer",
+  hello: "0, `{pid, engine, version, jit}`: the first message",
+  want: "stream of Python, n: it may send n more items",
+  leave: "stream of Python: it is not read any more",
+  forget: "number of a segment of the engine that it has released",
+  drop: "0, numbers of operations that JavaScript does not hold any more",
+};
+
+/** What an ERROR of a request is about, as its `kind`. */
+export const ENGINE_FAULT = {
+  /** JavaScript threw it. */
+  thrown: 1,
+  timeout: 2,
+  interrupted: 3,
+  /** A value that Python cannot have, or that is too large. */
+  value: 4,
+  /** The request itself makes no sense, such as a call of a function that was released. */
+  refused: 5,
+} as const;
+
+/** What the references in values are: tag 27 on `["ipcctl.Reference", kind, number, …]`. */
+export const REFERENCE = {
+  /** A function of JavaScript: number, name. */
+  function: 1,
+  /** A ReadableStream of JavaScript: number. */
+  engineStream: 2,
+  /** An operation of Python, which JavaScript calls as a function: number, whether it is async, name. */
+  operation: 3,
+  /** An async iterable of Python: number. */
+  pythonStream: 4,
+} as const;

@@ -1,0 +1,20 @@
+/** A process in which JavaScript of a Python program runs: meets its shim, takes one channel, and serves it. */
+import type { OpenSegment } from "../plane/meet.ts";
+import { meet } from "../plane/meeting.ts";
+import { Realm } from "./realm.ts";
+import { Session } from "./session.ts";
+import { addTimers } from "./timers.ts";
+
+process.on("uncaughtException", () => undefined); // of promises that nobody handles; what was asked is answered
+process.on("unhandledRejection", () => undefined);
+void begin();
+
+async function begin(): Promise<void> {
+  const taken = Promise.withResolvers<OpenSegment>();
+  const meeting = await meet({ calls: taken.resolve });
+  const segment = await taken.promise;
+  const session = new Session(segment, new Realm());
+  addTimers(session);
+  session.hello();
+  meeting.leave();
+}

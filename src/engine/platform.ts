@@ -1,0 +1,25 @@
+/** What Bun alone can do for the engine; `platform-node.ts` is its twin. */
+import { drainMicrotasks, heapStats } from "bun:jsc";
+import { types } from "node:util";
+
+export type PromiseState = { readonly kind: "none" | "pending" | "fulfilled" | "rejected"; readonly value?: unknown };
+
+/** Runs what waits in microtasks, within what is running. */
+export function drain(): void {
+  drainMicrotasks();
+}
+
+export function promiseState(value: unknown): PromiseState {
+  if (!types.isPromise(value)) return { kind: "none" };
+  const kind = Bun.peek.status(value);
+  return kind === "pending" ? { kind } : { kind, value: Bun.peek(value) };
+}
+
+export function versionOf(): { engine: string; version: string; jit: boolean } {
+  return { engine: "bun", version: Bun.version, jit: true };
+}
+
+export function memory(): { total: number; used: number; external: number } {
+  const { heapSize, heapCapacity, extraMemorySize } = heapStats();
+  return { total: heapCapacity, used: heapSize, external: extraMemorySize };
+}

@@ -1,0 +1,109 @@
+/**
+ * The realm in which the guest's code runs: a bare context, and factories of its objects. Nothing of our own realm may
+ * get into it: whoever has one of our functions has its constructor, and by that everything that this process can do.
+ * The process is the boundary; this keeps the guest from what was not bound to it.
+ */
+import vm from "node:vm";
+
+/** What code of the guest's realm does for us. Its functions were made before the guest ran, and it cannot reach them. */
+export type Factories = {
+  readonly global: Record<PropertyKey, unknown>;
+  readonly objectPrototype: object;
+  readonly promisePrototype: object;
+  readonly list: (items: readonly unknown[]) => unknown[];
+  readonly record: (fields: object) => Record<string, unknown>;
+  readonly group: (items: readonly unknown[]) => Set<unknown>;
+  readonly table: (entries: readonly (readonly [unknown, unknown])[]) => Map<unknown, unknown>;
+  readonly time: (ms: number) => Date;
+  /** Of so many elements, by the name of its class. */
+  readonly array: (name: string, length: number) => ArrayBufferView;
+  readonly error: (name: string, message: string) => Error;
+  /** A function of the guest: `act` gets its arguments, and answers `[hasFailed, value or error]`. */
+  readonly fn: (act: (args: unknown[], self: unknown) => readonly [boolean, unknown], name: string) => Function;
+  /** A promise, and what settles it. */
+  readonly promise: () => readonly [Promise<unknown>, (value: unknown) => void, (error: unknown) => void];
+  /** Calls one of these once the value, or the promise that it is, is settled. */
+  readonly settle: (value: unknown, ok: (value: unknown) => void, bad: (error: unknown) => void) => void;
+  readonly apply: (fn: Function, self: unknown, args: readonly unknown[]) => unknown;
+  readonly evaluate: (source: string) => unknown;
+};
+
+/** Runs in the guest's realm before anything else. What it uses it has taken out of reach. */
+const FACTORIES = `(() => {
+  "use strict";
+  const { apply, getPrototypeOf } = Reflect;
+  const { Map, Set, Date, Promise, Error, Object } = globalThis;
+  const mapSet = Map.prototype.set, setAdd = Set.prototype.add, then = Promise.prototype.then, resolved = Promise.resolve;
+  const arrays = { __proto__: null, Int8Array, Uint8Array, Uint8ClampedArray, Int16Array, Uint16Array, Int32Array,
+    Uint32Array, BigInt64Array, BigUint64Array, Float32Array, Float64Array,
+    Float16Array: globalThis.Float16Array };
+  const errors = { __proto__: null, Error, TypeError, RangeError, SyntaxError, ReferenceError, EvalError, URIError };
+  const objects = Object.prototype;
+  const ours = (error) => {
+    // An error of the program's own realm, such as one of a full stack: only its text may be seen.
+    if ((typeof error !== "object" && typeof error !== "function") || error === null) return error;
+    for (let one = error, depth = 0; one !== null && depth < 100; one = getPrototypeOf(one), depth++)
+      if (one === objects) return error;
+    return new Error("internal error");
+  };
+  return {
+    global: globalThis,
+    objectPrototype: objects,
+    promisePrototype: Promise.prototype,
+    list: (items) => [...items],
+    record: (fields) => ({ ...fields }),
+    group: (items) => { const set = new Set();
+      for (let at = 0; at < items.length; at++) apply(setAdd, set, [items[at]]);
+      return set; },
+    table: (entries) => { const map = new Map(); for (const [key, value] of entries) apply(mapSet, map, [key, value]);
+      return map; },
+    time: (ms) => new Date(ms),
+    array: (name, length) => new arrays[name](length),
+    error: (name, message) => new (errors[name] ?? Error)(message),
+    fn: (act, name) => {
+      const made = { [name](...args) {
+        let answer;
+        try { answer = act(args, this); } catch (error) { throw ours(error); }
+        if (answer[0]) throw answer[1];
+        return answer[1];
+      } }[name];
+      return made;
+    },
+    promise: () => {
+      let resolve, reject;
+      const promise = new Promise((one, other) => { resolve = one; reject = other; });
+      return [promise, resolve, reject];
+    },
+    settle: (value, ok, bad) => {
+      apply(then, apply(resolved, Promise, [value]), [(one) => { ok(one); }, (one) => { bad(one); }]);
+    },
+    apply,
+    evaluate: eval,
+  };
+})()`;
+
+export class Realm {
+  readonly context: vm.Context;
+  readonly make: Factories;
+
+  constructor() {
+    this.context = vm.createContext(vm.constants.DONT_CONTEXTIFY as unknown as vm.Context);
+    this.make = vm.runInContext(FACTORIES, this.context, { filename: "ipcctl:realm" }) as Factories;
+    const { global } = this.make;
+    // A realm of its own, in which the engine shows more than in this one.
+    delete global.ShadowRealm;
+  }
+
+  /** A global of the guest that `for … in` does not show, as those of the language. */
+  define(name: string, value: unknown): void {
+    Reflect.defineProperty(this.make.global, name, { value, writable: true, configurable: true, enumerable: false });
+  }
+
+  run(source: string, filename: string, importer?: (specifier: string, from: string) => Promise<unknown>): unknown {
+    const script = new vm.Script(source, {
+      filename,
+      ...(importer && { importModuleDynamically: ((one: string) => importer(one, filename)) as never }),
+    });
+    return script.runInContext(this.context);
+  }
+}

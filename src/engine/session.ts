@@ -1,0 +1,433 @@
+/**
+ * What Python asks of this process, one message after the other. Code of the guest runs in the middle of it, calls
+ * Python, and waits for its answer here, while other requests may be served.
+ */
+import vm from "node:vm";
+import { ENGINE_FAULT, FROM_ENGINE as TO, TO_ENGINE as FROM } from "../../contract/engine.ts";
+import { limit } from "../base/limits.ts";
+import { decodeHead } from "../plane/cbor-decode.ts";
+import { Encoder } from "../plane/cbor-encode.ts";
+import { BrokenChannel, Channel } from "../plane/channel.ts";
+import { CodecError } from "../plane/values.ts";
+import type { OpenSegment } from "../plane/meet.ts";
+import { drain, promiseState, versionOf } from "./platform.ts";
+import type { Realm } from "./realm.ts";
+import { thrownRecord } from "./thrown.ts";
+import { dataProperty, GuestReader, GuestWriter, ValueFault, type Limits, type References } from "./values.ts";
+
+/** How long a turn may take before timers and other events have theirs. */
+const TURN_MS = 1;
+/** The longest sleep of a blocking wait between two looks. */
+const LOOK_MS = 1000;
+const NO_LIMITS: Limits = { depth: limit("valueDepth"), bytes: limit("messageBytes") };
+
+/** A part of the session that has messages of its own. */
+export type Part = {
+  /** Whether it took the message. */
+  readonly take: (kind: number, number: number, fields: readonly unknown[]) => boolean;
+};
+
+type Waiting = { answer: readonly [isError: boolean, value: unknown] | undefined };
+
+export class Session {
+  readonly realm: Realm;
+  readonly #channel: Channel;
+  readonly #writer: GuestWriter;
+  readonly #encoder = new Encoder();
+  readonly #references: References;
+  readonly #functions = new Map<number, readonly [fn: Function, self: unknown]>();
+  readonly #operations = new Map<number, WeakRef<Function>>();
+  readonly #dropped = new FinalizationRegistry((operation: number) => this.#onDropped(operation));
+  readonly #parts: Part[] = [];
+  limits: Limits = NO_LIMITS;
+  #next = 1;
+  /** Requests whose code is on the stack, and those that wait for a promise. */
+  readonly #running: number[] = [];
+  readonly #awaited = new Set<number>();
+  /** Calls of Python whose answer the code on the stack waits for. */
+  readonly #waiting = new Map<number, Waiting>();
+  /** Async ones, with what settles their promise. */
+  readonly #promises = new Map<number, readonly [(value: unknown) => void, (error: unknown) => void]>();
+  readonly #origins = new WeakMap<object, number>();
+  #turn = false;
+  #work: () => unknown = () => undefined;
+  readonly #entry: vm.Script;
+
+  constructor(segment: OpenSegment, realm: Realm) {
+    this.realm = realm;
+    this.#references = {
+      lend: (fn, self) => this.#lend(fn, self),
+      isStream: () => false,
+      lendStream: () => 0,
+      found: (number) => this.#found(number),
+      operation: (number, isAsync, name) => this.#operation(number, isAsync, name),
+      stream: () => ({}),
+    };
+    this.#writer = new GuestWriter(realm, this.#references);
+    (globalThis as Record<string, unknown>).ipcctlEntry = () => this.#work();
+    this.#entry = new vm.Script("ipcctlEntry()", { filename: "ipcctl:entry" });
+    this.#channel = Channel.serve(segment, {
+      onMessage: (bytes) => this.#onMessage(bytes),
+      onInterrupt: () => undefined,
+      onClose: () => process.exit(0),
+    });
+  }
+
+  /** Streams, modules and what else comes. */
+  add(part: Part): void {
+    this.#parts.push(part);
+  }
+
+  /** What refers to what, for parts that add kinds of references. */
+  get references(): References {
+    return this.#references;
+  }
+
+  hello(): void {
+    this.tell([TO.hello, 0, { pid: process.pid, ...versionOf() }]);
+  }
+
+  /** Sends a message of ours. */
+  tell(message: readonly unknown[]): void {
+    if (this.#channel.isOpen) this.#channel.send(this.#encoder.encode(message));
+  }
+
+  /** Sends a message with a value of the guest as its last field. @throws ValueFault, whatever the value throws */
+  tellValue(head: readonly (number | string | boolean)[], value: unknown): void {
+    this.#send(this.#writer.message(head, value, this.limits));
+  }
+
+  #send(bytes: Uint8Array): void {
+    if (this.#channel.isOpen) this.#channel.send(bytes);
+  }
+
+  // ---- turns ----
+
+  #onMessage(bytes: Uint8Array): void {
+    if (this.#turn) return this.#take(bytes);
+    // Whoever asks one thing after the other finds us here. All of it can be interrupted.
+    this.#turn = true;
+    let next: Uint8Array | undefined = bytes;
+    try {
+      const began = performance.now();
+      this.#enter(
+        () => {
+          this.#take(next!);
+          next = undefined;
+          while (this.#channel.isOpen && performance.now() - began < TURN_MS && this.#channel.waitBlocking(0));
+        },
+        { breakOnSigint: true },
+      );
+    } catch (error) {
+      if (!isInterrupt(error)) throw error;
+      this.#onInterrupted();
+    } finally {
+      this.#turn = false;
+    }
+  }
+
+  /** Runs work of which code of the guest is a part, so that it can be ended. */
+  #enter<T>(work: () => T, options: vm.RunningScriptOptions): T {
+    const before = this.#work;
+    this.#work = work;
+    try {
+      return this.#entry.runInThisContext(options) as T;
+    } finally {
+      this.#work = before;
+    }
+  }
+
+  /** Code of the guest that nobody asked for now: of a timer, or of what was awaited. */
+  enterLater(work: () => void): void {
+    if (this.#turn) return this.#run(work);
+    this.#turn = true;
+    try {
+      this.#enter(() => this.#run(work), { breakOnSigint: true });
+    } catch (error) {
+      if (!isInterrupt(error)) throw error;
+      this.#onInterrupted();
+    } finally {
+      this.#turn = false;
+    }
+  }
+
+  #run(work: () => void): void {
+    try {
+      work();
+      drain();
+    } catch (error) {
+      if (isInterrupt(error) || isTimeout(error)) throw error;
+      this.tell([TO.print, 0, "error", `Uncaught ${thrownRecord(error, () => undefined).stack ?? "error"}`]);
+    }
+  }
+
+  /** Everything that was on the stack has ended. */
+  #onInterrupted(): void {
+    this.#waiting.clear();
+    for (const request of this.#running.splice(0)) this.#fault(request, ENGINE_FAULT.interrupted, "interrupted");
+  }
+
+  // ---- messages ----
+
+  #take(bytes: Uint8Array): void {
+    let message: unknown;
+    try {
+      message = new GuestReader(bytes, this.realm, this.#references).value(0);
+    } catch (error) {
+      const head = decodeHead(bytes);
+      if (!head || !(error instanceof CodecError || error instanceof ValueFault)) throw error;
+      return this.#onUnreadable(head[0], head[1], error);
+    }
+    const fields = message as readonly unknown[];
+    const [kind, number] = [fields[0] as number, fields[1] as number];
+    switch (kind) {
+      case FROM.eval:
+        return this.request(number, fields[4] as number | null, fields[5] === true, () =>
+          this.realm.run(fields[2] as string, fields[3] as string),
+        );
+      case FROM.call:
+        return this.#call(number, fields);
+      case FROM.cancel:
+        return void this.#awaited.delete(number);
+      case FROM.bind:
+        return this.#bind(fields[2] as string, fields[3]);
+      case FROM.return:
+        return this.#answered(number, false, fields[2]);
+      case FROM.throw:
+        return this.#answered(number, true, this.#errorOf(number, fields[2]));
+      case FROM.release: {
+        const numbers = fields[2] as number[];
+        for (let at = 0; at < numbers.length; at++) this.#functions.delete(numbers[at]!);
+        return;
+      }
+      default:
+        if (!this.#parts.some((part) => part.take(kind, number, fields)))
+          throw new BrokenChannel(`unknown kind of message: ${kind}`);
+    }
+  }
+
+  #onUnreadable(kind: number, number: number, error: Error): void {
+    if (kind === FROM.return || kind === FROM.throw)
+      return this.#answered(number, true, this.realm.make.error("TypeError", error.message));
+    this.#fault(number, ENGINE_FAULT.refused, error.message);
+  }
+
+  // ---- requests ----
+
+  /**
+   * Runs what a request asks for, and answers with its value, or with what its promise comes to.
+   * @param isAwaited its promise is awaited; else a promise is a value like others, unless the request is a call
+   */
+  request(number: number, timeoutMs: number | null, isAwaited: boolean, work: () => unknown, isCall = false): void {
+    this.#running.push(number);
+    try {
+      if (timeoutMs === null) this.#perform(number, isAwaited, isCall, work);
+      else
+        this.#enter(() => this.#perform(number, isAwaited, isCall, work), {
+          timeout: Math.max(1, Math.ceil(timeoutMs)),
+        });
+    } catch (error) {
+      if (isInterrupt(error)) throw error;
+      if (isTimeout(error)) this.#fault(number, ENGINE_FAULT.timeout, "timed out");
+      else this.fail(number, error);
+    }
+    const at = this.#running.lastIndexOf(number);
+    if (at >= 0) this.#running.splice(at, 1);
+  }
+
+  #perform(number: number, isAwaited: boolean, isCall: boolean, work: () => unknown): void {
+    const value = work();
+    drain();
+    if (isAwaited) return this.#await(number, value);
+    const state = isCall ? promiseState(value) : undefined;
+    if (state === undefined || state.kind === "none") return this.tellValue([TO.result, number], value);
+    if (state.kind === "fulfilled") return this.tellValue([TO.result, number], state.value);
+    if (state.kind === "rejected") {
+      this.realm.make.settle(value, ignore, ignore); // it is handled
+      throw state.value;
+    }
+    this.tell([TO.pending, number]);
+    this.#await(number, value);
+  }
+
+  #await(number: number, value: unknown): void {
+    this.#awaited.add(number);
+    this.realm.make.settle(
+      value,
+      (result) => {
+        if (!this.#awaited.delete(number)) return;
+        try {
+          this.tellValue([TO.result, number], result);
+        } catch (error) {
+          this.fail(number, error);
+        }
+      },
+      (error) => {
+        if (this.#awaited.delete(number)) this.fail(number, error);
+      },
+    );
+    drain();
+  }
+
+  /** Answers a request with an error. */
+  fail(number: number, error: unknown): void {
+    if (error instanceof ValueFault || error instanceof CodecError)
+      return this.#fault(number, ENGINE_FAULT.value, error.message);
+    this.tell([
+      TO.error,
+      number,
+      { kind: ENGINE_FAULT.thrown, ...thrownRecord(error, (one) => this.#origins.get(one)) },
+    ]);
+  }
+
+  #fault(number: number, kind: number, message: string): void {
+    this.tell([TO.error, number, { kind, message }]);
+  }
+
+  #call(number: number, fields: readonly unknown[]): void {
+    const found = this.#functions.get(fields[2] as number);
+    if (!found) return this.#fault(number, ENGINE_FAULT.refused, "Function has been closed");
+    const act = (): unknown => this.realm.make.apply(found[0], found[1], fields[3] as unknown[]);
+    this.request(number, fields[4] as number | null, fields[5] === true, act, true);
+  }
+
+  // ---- functions of the guest ----
+
+  #lend(fn: Function, self: unknown): number {
+    const number = this.#next++;
+    this.#functions.set(number, [fn, self]);
+    return number;
+  }
+
+  #found(number: number): Function {
+    const found = this.#functions.get(number);
+    if (!found) throw new ValueFault("Function has been closed");
+    return found[0];
+  }
+
+  // ---- operations of Python ----
+
+  #operation(number: number, isAsync: boolean, name: string): Function {
+    const known = this.#operations.get(number)?.deref();
+    if (known) return known;
+    const fn = this.realm.make.fn(
+      (args) => (isAsync ? [false, this.callLater(number, args)] : this.callNow(number, args)),
+      name,
+    );
+    this.#operations.set(number, new WeakRef(fn));
+    this.#dropped.register(fn, number);
+    return fn;
+  }
+
+  #onDropped(operation: number): void {
+    if (this.#operations.get(operation)?.deref() !== undefined) return;
+    this.#operations.delete(operation);
+    this.tell([TO.drop, 0, [operation]]);
+  }
+
+  /** Calls Python, and waits for its answer. @returns `[hasFailed, value or error]` */
+  callNow(operation: number, args: readonly unknown[]): readonly [boolean, unknown] {
+    const number = this.#next++;
+    const waiting: Waiting = { answer: undefined };
+    let sent: Uint8Array;
+    try {
+      sent = this.#invocation(number, operation, args, true);
+    } catch (error) {
+      return [true, this.#guestError(error)];
+    }
+    this.#waiting.set(number, waiting);
+    this.#channel.sendBlocking(sent);
+    while (waiting.answer === undefined) {
+      if (!this.#channel.isOpen) return [true, this.realm.make.error("Error", "Python is gone")];
+      this.#channel.waitBlocking(LOOK_MS);
+    }
+    return waiting.answer;
+  }
+
+  /** Calls Python, and gives the promise of its answer. */
+  callLater(operation: number, args: readonly unknown[]): unknown {
+    const number = this.#next++;
+    const [promise, resolve, reject] = this.realm.make.promise();
+    try {
+      const sent = this.#invocation(number, operation, args, false);
+      this.#promises.set(number, [resolve, reject]);
+      this.#send(sent);
+    } catch (error) {
+      reject(this.#guestError(error));
+    }
+    return promise;
+  }
+
+  #invocation(number: number, operation: number, args: readonly unknown[], isWaiting: boolean): Uint8Array {
+    return this.#writer.invocation([TO.invoke, number, operation], args, [this.current, isWaiting], this.limits);
+  }
+
+  #answered(number: number, isError: boolean, value: unknown): void {
+    const waiting = this.#waiting.get(number);
+    if (waiting) {
+      this.#waiting.delete(number);
+      waiting.answer = [isError, value];
+      return;
+    }
+    const promise = this.#promises.get(number);
+    if (!promise) return;
+    this.#promises.delete(number);
+    promise[isError ? 1 : 0](value);
+    drain();
+  }
+
+  /** As the guest sees it: what a getter of the guest threw is its own. */
+  #guestError(error: unknown): unknown {
+    const isOurs = error instanceof ValueFault || error instanceof CodecError || error instanceof Error;
+    return isOurs ? this.realm.make.error("TypeError", error.message) : error;
+  }
+
+  #errorOf(number: number, told: unknown): unknown {
+    const [name, message] = ["name", "message"].map((key) => String(dataProperty(told as object, key)));
+    const error = this.realm.make.error(name!, message!);
+    this.#origins.set(error, number);
+    return error;
+  }
+
+  // ---- globals ----
+
+  #bind(name: string, value: unknown): void {
+    const { global } = this.realm.make;
+    const present = dataProperty(global, name);
+    if (isRecord(present) && isRecord(value)) {
+      for (const key of Reflect.ownKeys(value)) define(present, key, dataProperty(value, key));
+      return;
+    }
+    define(global, name, value);
+  }
+
+  /** The request whose code runs; 0 if nobody asked for it. */
+  get current(): number {
+    return this.#running.at(-1) ?? 0;
+  }
+
+  /** What the engine has under way, for `get_stats`. */
+  get counts(): { readonly functions: number; readonly promises: number } {
+    return { functions: this.#functions.size, promises: this.#promises.size };
+  }
+}
+
+function ignore(): void {
+  // what it comes to is known
+}
+
+function isRecord(value: unknown): value is object {
+  return typeof value === "object" && value !== null;
+}
+
+function define(on: object, key: PropertyKey, value: unknown): void {
+  Reflect.defineProperty(on, key, { value, writable: true, enumerable: true, configurable: true });
+}
+
+function isInterrupt(error: unknown): boolean {
+  return (error as { code?: unknown } | null)?.code === "ERR_SCRIPT_EXECUTION_INTERRUPTED" && error instanceof Error;
+}
+
+function isTimeout(error: unknown): boolean {
+  return (error as { code?: unknown } | null)?.code === "ERR_SCRIPT_EXECUTION_TIMEOUT" && error instanceof Error;
+}

@@ -1,0 +1,153 @@
+/** What Python is told of something that the guest threw. Nothing that the guest can do makes this fail. */
+import { types } from "node:util";
+import { limit } from "../base/limits.ts";
+
+const LEVELS_MAX = limit("errorLevels");
+const PARTS_MAX = limit("errorParts");
+const CHARACTERS_MAX = limit("errorChars");
+
+export type Frame = {
+  readonly function_name?: string;
+  readonly file_name: string;
+  readonly line_number: number;
+  readonly column_number: number;
+};
+
+export type Thrown = {
+  readonly name: string | null;
+  readonly message: string | null;
+  readonly stack: string | null;
+  readonly frames: readonly Frame[];
+  readonly cause: Thrown | null;
+  readonly errors: readonly Thrown[];
+  /** Own properties that are plain: text, numbers, booleans. */
+  readonly properties: Readonly<Record<string, string | number | boolean | null>>;
+  /** Of the operation of Python that raised it. */
+  readonly origin: number | null;
+};
+
+/** Files of ours, which a stack passes through, and of the program that runs us. */
+const OURS = /^(?:ipcctl:|node:|bun:|native|unknown$)/;
+const FRAME = /^\s*at (?:async )?(?:(.*?) \()?(.*?):(\d+)(?::(\d+))?\)?$/;
+const KNOWN = new Set(["name", "message", "stack", "cause", "errors", "line", "column", "sourceURL"]);
+const PROPERTIES_MAX = 32;
+
+/** @param originOf the number of the INVOKE whose failure an error is, by the error */
+export function thrownRecord(value: unknown, originOf: (error: object) => number | undefined): Thrown {
+  let room = CHARACTERS_MAX;
+  let told = 0;
+  const seen = new Set<unknown>();
+  const text = (read: () => unknown): string | null => {
+    const found = quietly(() => {
+      const raw = read();
+      return raw === undefined || raw === null ? null : String(raw).slice(0, room).toWellFormed();
+    });
+    room -= found?.length ?? 0;
+    return found ?? null;
+  };
+  const record = (error: unknown, level: number): Thrown => {
+    told++;
+    if (!isErrorLike(error)) {
+      const shown = text(() => (typeof error === "object" && error !== null ? shownObject(error) : error));
+      const message = `Uncaught ${shown ?? String(error === null ? null : typeof error)}`;
+      return { ...NOTHING, message };
+    }
+    seen.add(error);
+    const of = error as { name?: unknown; message?: unknown; stack?: unknown; cause?: unknown; errors?: unknown };
+    const name = text(() => of.name);
+    const message = text(() => of.message);
+    const stack = text(() => of.stack) ?? "";
+    const { frames, lines } = framesOf(stack);
+    const head = `${name ?? "Error"}${message === null || message === "" ? "" : `: ${message}`}`;
+    const below = (read: () => unknown): Thrown[] => {
+      const found = quietly(read);
+      if (found === undefined || found === null || seen.has(found)) return [];
+      return level >= LEVELS_MAX || told >= PARTS_MAX ? [] : [record(found, level + 1)];
+    };
+    const parts =
+      quietly(() => {
+        const { errors } = of;
+        return Array.isArray(errors)
+          ? Array.from({ length: Math.min(errors.length, PARTS_MAX) }, (_, at) => errors[at] as unknown)
+          : [];
+      }) ?? [];
+    return {
+      name,
+      message: message ?? "",
+      stack: [head, ...lines].join("\n"),
+      frames,
+      cause: below(() => of.cause)[0] ?? null,
+      errors: parts.flatMap((part) => below(() => part)),
+      properties: propertiesOf(error as object, text),
+      origin: originOf(error as object) ?? null,
+    };
+  };
+  return record(value, 0);
+}
+
+const NOTHING: Thrown = {
+  name: null,
+  message: null,
+  stack: null,
+  frames: [],
+  cause: null,
+  errors: [],
+  properties: {},
+  origin: null,
+};
+
+function isErrorLike(error: unknown): boolean {
+  if (typeof error !== "object" || error === null) return false;
+  return (
+    types.isNativeError(error) ||
+    (quietly(() => typeof (error as Error).stack === "string" && typeof (error as Error).name === "string") ?? false)
+  );
+}
+
+function shownObject(value: object): unknown {
+  return quietly(() => JSON.stringify(value)) ?? Object.prototype.toString.call(value);
+}
+
+/** Without our own, and without what comes before the first one. */
+function framesOf(stack: string): { frames: Frame[]; lines: string[] } {
+  const frames: Frame[] = [];
+  const lines: string[] = [];
+  for (const line of stack.split("\n")) {
+    const found = FRAME.exec(line);
+    if (!found) continue;
+    const [, name, file, row, column] = found;
+    if (OURS.test(file!) || file === import.meta.path) continue;
+    lines.push(line);
+    frames.push({
+      ...(name === undefined || name === "<parse>" ? {} : { function_name: name }),
+      file_name: file!,
+      line_number: Number(row),
+      column_number: Number(column ?? 1),
+    });
+  }
+  return { frames, lines };
+}
+
+function propertiesOf(
+  error: object,
+  text: (read: () => unknown) => string | null,
+): Record<string, string | number | boolean | null> {
+  const found: Record<string, string | number | boolean | null> = {};
+  const keys = quietly(() => Object.keys(error)) ?? [];
+  for (const key of keys.slice(0, PROPERTIES_MAX)) {
+    if (KNOWN.has(key)) continue;
+    const value = quietly(() => (error as Record<string, unknown>)[key]);
+    if (typeof value === "string") found[key.toWellFormed()] = text(() => value) ?? "";
+    else if (typeof value === "number" || typeof value === "boolean" || value === null)
+      found[key.toWellFormed()] = value;
+  }
+  return found;
+}
+
+function quietly<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,133 @@
+/** `setTimeout` and the like for the guest, `queueMicrotask`, and the console. */
+import { FROM_ENGINE as TO } from "../../contract/engine.ts";
+import type { Session } from "./session.ts";
+
+const LONGEST_MS = 2 ** 31 - 1;
+
+export class Timers {
+  readonly #session: Session;
+  readonly #active = new Map<number, { readonly timer: NodeJS.Timeout; readonly isInterval: boolean }>();
+  #next = 1;
+
+  constructor(session: Session) {
+    this.#session = session;
+    const { realm } = session;
+    const fn = (name: string, act: (args: unknown[]) => unknown): void =>
+      realm.define(
+        name,
+        realm.make.fn((args) => {
+          try {
+            return [false, act(args)];
+          } catch (error) {
+            return [true, realm.make.error("TypeError", (error as Error).message)];
+          }
+        }, name),
+      );
+    fn("setTimeout", (args) => this.#start(args, false));
+    fn("setInterval", (args) => this.#start(args, true));
+    fn("clearTimeout", (args) => this.#stop(args[0]));
+    fn("clearInterval", (args) => this.#stop(args[0]));
+    fn("queueMicrotask", (args) => {
+      const act = needFunction("queueMicrotask", args[0]);
+      realm.make.settle(
+        undefined,
+        () => void realm.make.apply(act, undefined, []),
+        () => undefined,
+      );
+    });
+  }
+
+  get counts(): { readonly timers: number; readonly intervals: number } {
+    const intervals = [...this.#active.values()].filter(({ isInterval }) => isInterval).length;
+    return { timers: this.#active.size - intervals, intervals };
+  }
+
+  #start(args: unknown[], isInterval: boolean): number {
+    const act = needFunction(isInterval ? "setInterval" : "setTimeout", args[0]);
+    const asked = Number(args[1] ?? 0);
+    const ms = asked >= 0 && asked <= LONGEST_MS ? asked : 0;
+    const more: unknown[] = [];
+    for (let at = 2; at < args.length; at++) more[at - 2] = args[at];
+    const number = this.#next++;
+    const run = (): void => {
+      if (!isInterval) this.#active.delete(number);
+      this.#session.enterLater(() => void this.#session.realm.make.apply(act, undefined, more));
+    };
+    const timer = isInterval ? setInterval(run, Math.max(1, ms)) : setTimeout(run, ms);
+    this.#active.set(number, { timer, isInterval });
+    return number;
+  }
+
+  #stop(number: unknown): undefined {
+    const found = this.#active.get(Number(number));
+    if (found) clearTimeout(found.timer);
+    this.#active.delete(Number(number));
+    return undefined;
+  }
+}
+
+function needFunction(name: string, value: unknown): Function {
+  if (typeof value === "function") return value;
+  throw new TypeError(`${name}: the first argument must be a function`);
+}
+
+const LEVELS = ["log", "info", "debug", "warn", "error", "trace"] as const;
+const SILENT = [
+  "assert",
+  "clear",
+  "count",
+  "countReset",
+  "dir",
+  "dirxml",
+  "group",
+  "groupCollapsed",
+  "groupEnd",
+  "table",
+  "time",
+  "timeEnd",
+  "timeLog",
+  "profile",
+  "profileEnd",
+  "timeStamp",
+  "record",
+  "recordEnd",
+  "screenshot",
+  "takeHeapSnapshot",
+];
+
+/** @param isShown whether Python is told of it; otherwise its methods do nothing */
+export function addConsole(session: Session, isShown: boolean): void {
+  const { realm } = session;
+  const console = realm.make.record({});
+  const nothing = realm.make.fn(() => [false, undefined], "log");
+  for (const name of SILENT) console[name] = nothing;
+  for (const level of LEVELS)
+    console[level] = isShown
+      ? realm.make.fn((args) => {
+          session.tell([TO.print, session.current, level, shown(args)]);
+          return [false, undefined];
+        }, level)
+      : nothing;
+  realm.define("console", console);
+}
+
+function shown(args: unknown[]): string {
+  let text = "";
+  for (let at = 0; at < args.length; at++) text += `${at === 0 ? "" : " "}${shownOne(args[at])}`;
+  return text.toWellFormed();
+}
+
+function shownOne(value: unknown): string {
+  if (typeof value === "string") return value;
+  try {
+    return Bun.inspect(value, { depth: 4 });
+  } catch {
+    return typeof value;
+  }
+}
+
+export function addTimers(session: Session): Timers {
+  const timers = new Timers(session);
+  addConsole(session, false);
+  return timers;
+}

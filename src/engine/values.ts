@@ -1,0 +1,334 @@
+/**
+ * Values of the guest's realm, as bytes of docs/internals/encoding.md and back. Everything is read by functions of our
+ * own realm, which the guest cannot change; getters and proxies of the guest may run all the same.
+ */
+import { types } from "node:util";
+import { REFERENCE } from "../../contract/engine.ts";
+import { Reader, malformed } from "../plane/cbor-decode.ts";
+import { Writer } from "../plane/cbor-write.ts";
+import type { Realm } from "./realm.ts";
+
+/** A value that cannot be sent. */
+export class ValueFault extends Error {}
+
+export type Limits = { readonly depth: number; readonly bytes: number };
+
+/** What values refer to, by number. */
+export type References = {
+  /** A function of the guest that Python may call from now on. */
+  readonly lend: (fn: Function, self: unknown) => number;
+  readonly isStream: (value: object) => boolean;
+  readonly lendStream: (stream: object) => number;
+  /** The function behind a number. */
+  readonly found: (number: number) => Function;
+  readonly operation: (number: number, isAsync: boolean, name: string) => Function;
+  readonly stream: (number: number) => object;
+};
+
+const TYPED = Object.getPrototypeOf(Uint8Array.prototype) as object;
+const get = (of: object, name: PropertyKey): ((this: unknown) => unknown) =>
+  Object.getOwnPropertyDescriptor(of, name)!.get!;
+const nameOf = get(TYPED, Symbol.toStringTag);
+const viewBuffer = get(TYPED, "buffer");
+const viewOffset = get(TYPED, "byteOffset");
+const viewBytes = get(TYPED, "byteLength");
+const dataBuffer = get(DataView.prototype, "buffer");
+const dataOffset = get(DataView.prototype, "byteOffset");
+const dataBytes = get(DataView.prototype, "byteLength");
+const setSize = get(Set.prototype, "size");
+const mapSize = get(Map.prototype, "size");
+const { apply, ownKeys, getOwnPropertyDescriptor, getPrototypeOf } = Reflect;
+const { getTime } = Date.prototype;
+const setValues = Set.prototype.forEach;
+const mapEntries = Map.prototype.forEach;
+/** Tags of RFC 8746, by the name of the class. */
+const TAGS: Readonly<Record<string, number>> = {
+  Uint8ClampedArray: 68,
+  Uint16Array: 69,
+  Uint32Array: 70,
+  BigUint64Array: 71,
+  Int8Array: 72,
+  Int16Array: 77,
+  Int32Array: 78,
+  BigInt64Array: 79,
+  Float16Array: 84,
+  Float32Array: 85,
+  Float64Array: 86,
+};
+/** What values count towards the limit on their bytes. */
+const COST = { null: 4, boolean: 5, integer: 20, double: 24, date: 16, reference: 8, set: 24, hole: 1 };
+const I64 = 2 ** 63;
+
+export class GuestWriter {
+  readonly #out = new Writer();
+  readonly #realm: Realm;
+  readonly #references: References;
+  readonly #open: object[] = [];
+  #limits: Limits = { depth: 0, bytes: 0 };
+  #cost = 0;
+
+  constructor(realm: Realm, references: References) {
+    this.#realm = realm;
+    this.#references = references;
+  }
+
+  /**
+   * A message whose last field is a value of the guest, valid until the next one.
+   * @param head the fields before it: numbers and text of ours
+   * @throws ValueFault; whatever a getter throws
+   */
+  message(head: readonly (number | string | boolean)[], value: unknown, limits: Limits): Uint8Array {
+    this.#begin(head, 1, limits);
+    this.#value(value, 1, undefined);
+    return this.#out.written;
+  }
+
+  /** The same with the arguments of a call, and fields behind them. */
+  invocation(
+    head: readonly (number | string | boolean)[],
+    args: readonly unknown[],
+    tail: readonly (number | boolean)[],
+    limits: Limits,
+  ): Uint8Array {
+    this.#begin(head, 1 + tail.length, limits);
+    this.#out.head(4, args.length);
+    for (let at = 0; at < args.length; at++) this.#value(args[at], 1, undefined);
+    for (const one of tail) this.#plain(one);
+    return this.#out.written;
+  }
+
+  #begin(head: readonly (number | string | boolean)[], more: number, limits: Limits): void {
+    this.#limits = limits;
+    this.#cost = 0;
+    this.#open.length = 0;
+    this.#out.begin(Number.MAX_SAFE_INTEGER);
+    this.#out.head(4, head.length + more);
+    for (const one of head) this.#plain(one);
+  }
+
+  #plain(one: number | string | boolean): void {
+    if (typeof one === "number") this.#out.number(one);
+    else if (typeof one === "string") this.#out.string(one.toWellFormed());
+    else this.#out.byte(one ? 0xf5 : 0xf4);
+  }
+
+  #pay(cost: number): void {
+    this.#cost += cost;
+    if (this.#cost > this.#limits.bytes)
+      throw new ValueFault(`Size (${this.#cost} bytes) exceeded maximum limit of ${this.#limits.bytes} bytes`);
+  }
+
+  /** @param self the object that it was found in: a function keeps it as its `this` */
+  #value(value: unknown, depth: number, self: unknown): void {
+    if (depth > this.#limits.depth) throw new ValueFault(`Depth exceeded maximum limit of ${this.#limits.depth}`);
+    const out = this.#out;
+    switch (typeof value) {
+      case "number":
+        return this.#number(value);
+      case "string":
+        return this.#text(value);
+      case "boolean":
+        this.#pay(COST.boolean);
+        return out.byte(value ? 0xf5 : 0xf4);
+      case "undefined":
+        this.#pay(depth > 1 ? COST.hole : 0);
+        return out.byte(0xf7);
+      case "bigint":
+        this.#pay(COST.integer + (value < 2n ** 64n && value > -(2n ** 64n) ? 0 : value.toString(16).length / 2));
+        return out.bigint(value);
+      case "symbol":
+        throw new ValueFault("Cannot convert a Symbol: it has no counterpart in Python");
+      case "function":
+        this.#pay(COST.reference);
+        return this.#reference(REFERENCE.function, this.#references.lend(value, self), value);
+      default:
+        if (value !== null) return this.#object(value as object, depth);
+        this.#pay(COST.null);
+        return out.byte(0xf6);
+    }
+  }
+
+  #number(value: number): void {
+    const isInteger = Number.isInteger(value) && !Object.is(value, -0);
+    this.#pay(isInteger ? COST.integer : COST.double);
+    // Beyond the safe integers it is one value all the same, which an int holds exactly.
+    if (isInteger && !Number.isSafeInteger(value) && value < I64 && value >= -I64)
+      return this.#out.bigint(BigInt(value));
+    this.#out.number(value);
+  }
+
+  #text(text: string): void {
+    const whole = text.isWellFormed() ? text : text.toWellFormed();
+    // A string that is far too long is not measured: that would take as long as to send it.
+    this.#pay(whole.length > this.#limits.bytes ? whole.length : Buffer.byteLength(whole));
+    this.#out.string(whole);
+  }
+
+  #reference(kind: number, number: number, fn?: Function): void {
+    const name = fn === undefined ? undefined : dataProperty(fn, "name");
+    this.#out.head(6, 27);
+    this.#out.head(4, fn === undefined ? 3 : 4);
+    this.#out.string("ipcctl.Reference");
+    this.#out.number(kind);
+    this.#out.number(number);
+    if (fn !== undefined) this.#out.string(typeof name === "string" ? name.slice(0, 100).toWellFormed() : "");
+  }
+
+  #object(value: object, depth: number): void {
+    const prototype = types.isProxy(value) ? undefined : getPrototypeOf(value);
+    if (prototype === this.#realm.make.objectPrototype && !types.isArgumentsObject(value))
+      return this.#record(value, depth);
+    if (Array.isArray(value)) return this.#list(value, depth);
+    if (types.isTypedArray(value)) return this.#view(value);
+    if (types.isDate(value)) return this.#date(value);
+    if (types.isSet(value)) return this.#set(value, depth);
+    if (types.isAnyArrayBuffer(value)) return this.#bytes(new Uint8Array(value as ArrayBuffer));
+    if (types.isDataView(value)) {
+      const [buffer, at, size] = [dataBuffer, dataOffset, dataBytes].map((read) => apply(read, value, []));
+      return this.#bytes(new Uint8Array(buffer as ArrayBuffer, at as number, size as number));
+    }
+    if (types.isMap(value)) return this.#map(value, depth);
+    if (this.#references.isStream(value)) {
+      this.#pay(COST.reference);
+      return this.#reference(REFERENCE.engineStream, this.#references.lendStream(value));
+    }
+    this.#record(value, depth);
+  }
+
+  #enter(container: object): void {
+    if (this.#open.includes(container)) throw new ValueFault("Cannot serialize circular reference");
+    this.#open.push(container);
+  }
+
+  #record(value: object, depth: number): void {
+    this.#enter(value);
+    const keys: string[] = [];
+    for (const key of ownKeys(value))
+      if (typeof key === "string" && getOwnPropertyDescriptor(value, key)?.enumerable === true) keys.push(key);
+    this.#out.head(5, keys.length);
+    for (const key of keys) {
+      this.#text(key);
+      this.#value((value as Record<string, unknown>)[key], depth + 1, value);
+    }
+    this.#open.pop();
+  }
+
+  #list(value: unknown[], depth: number): void {
+    this.#enter(value);
+    const { length } = value;
+    if (length > this.#limits.bytes) this.#pay(length * COST.hole);
+    this.#out.head(4, length);
+    for (let at = 0; at < length; at++) this.#value(value[at], depth + 1, value);
+    this.#open.pop();
+  }
+
+  #set(value: Set<unknown>, depth: number): void {
+    this.#enter(value);
+    const count = apply(setSize, value, []) as number;
+    this.#pay(COST.set + 8 * count);
+    this.#out.head(6, 258);
+    this.#out.head(4, count);
+    const items: unknown[] = [];
+    apply(setValues, value, [(item: unknown) => void items.push(item)]);
+    for (const item of items) this.#value(item, depth + 1, undefined);
+    this.#open.pop();
+  }
+
+  #map(value: Map<unknown, unknown>, depth: number): void {
+    this.#enter(value);
+    const count = apply(mapSize, value, []) as number;
+    const entries: [unknown, unknown][] = [];
+    apply(mapEntries, value, [(item: unknown, key: unknown) => void entries.push([key, item])]);
+    if (!entries.every(([key]) => typeof key === "string")) this.#out.head(6, 259);
+    this.#out.head(5, count);
+    for (const [key, item] of entries) {
+      this.#value(key, depth + 1, undefined);
+      this.#value(item, depth + 1, undefined);
+    }
+    this.#open.pop();
+  }
+
+  #date(value: Date): void {
+    this.#pay(COST.date);
+    const ms = apply(getTime, value, []);
+    if (Number.isNaN(ms)) throw new ValueFault("Date value out of range");
+    this.#out.head(6, 1);
+    this.#out.double(ms / 1000);
+  }
+
+  #view(value: object): void {
+    const [buffer, at, size] = [viewBuffer, viewOffset, viewBytes].map((read) => apply(read, value, []));
+    const bytes = new Uint8Array(buffer as ArrayBuffer, at as number, size as number);
+    const tag = TAGS[apply(nameOf, value, []) as string];
+    if (tag !== undefined) this.#out.head(6, tag);
+    this.#bytes(bytes);
+  }
+
+  #bytes(bytes: Uint8Array): void {
+    this.#pay(bytes.length);
+    this.#out.raw(bytes);
+  }
+}
+
+/** Reads what a property holds, and runs nothing for it. */
+export function dataProperty(of: object, name: PropertyKey): unknown {
+  return types.isProxy(of) ? undefined : getOwnPropertyDescriptor(of, name)?.value;
+}
+
+/** Makes values of the guest's realm. */
+export class GuestReader extends Reader {
+  readonly #realm: Realm;
+  readonly #references: References;
+
+  constructor(bytes: Uint8Array, realm: Realm, references: References) {
+    super(bytes, undefined, false);
+    this.#realm = realm;
+    this.#references = references;
+  }
+
+  protected override octets(bytes: Uint8Array): unknown {
+    return this.#copied("Uint8Array", bytes.length, bytes);
+  }
+
+  protected override list(items: unknown[]): unknown {
+    return this.#realm.make.list(items);
+  }
+
+  protected override record(fields: Record<string, unknown>): unknown {
+    return this.#realm.make.record(fields);
+  }
+
+  protected override group(items: unknown[]): unknown {
+    return this.#realm.make.group(items);
+  }
+
+  protected override table(entries: Map<unknown, unknown>): unknown {
+    return this.#realm.make.table([...entries]);
+  }
+
+  protected override time(date: Date): unknown {
+    return this.#realm.make.time(date.getTime());
+  }
+
+  protected override array(array: ArrayBufferView & { readonly length: number }): unknown {
+    const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+    return this.#copied(apply(nameOf, array, []) as string, array.length, bytes);
+  }
+
+  #copied(name: string, length: number, bytes: Uint8Array): ArrayBufferView {
+    const made = this.#realm.make.array(name, length);
+    new Uint8Array(apply(viewBuffer, made, []) as ArrayBuffer).set(bytes);
+    return made;
+  }
+
+  protected override named(parts: unknown): unknown {
+    const [what, kind, number, isAsync, name] = [0, 1, 2, 3, 4].map((at) => (parts as unknown[])[at]); // no iterator of the guest
+    if (what !== "ipcctl.Reference" || !Number.isSafeInteger(number))
+      throw malformed("tag 27 on something other than a reference");
+    if (kind === REFERENCE.function) return this.#references.found(number as number);
+    if (kind === REFERENCE.operation)
+      return this.#references.operation(number as number, isAsync === true, String(name));
+    if (kind === REFERENCE.pythonStream) return this.#references.stream(number as number);
+    throw malformed("a reference of an unknown kind");
+  }
+}
