@@ -20,6 +20,8 @@ export const TO_ENGINE = {
   define: 14,
   report: 15,
   abandon: 16,
+  settings: 17,
+  operation: 18,
 } as const;
 
 /** The fields after the kind. */
@@ -39,6 +41,8 @@ export const TO_ENGINE_FIELDS: Readonly<Record<keyof typeof TO_ENGINE, string>> 
   module: "request, specifier, milliseconds or null, whether its promise is awaited",
   define: "0, name, source: a module; without a name `{resolver, loader}`: what Python has",
   report: "request: RESULT has what the engine knows of its memory",
+  settings: "0, `{depth, bytes, console}`: limits of values, and whether PRINT is sent",
+  operation: "number, whether it is async: `__host_op_sync__` and `__host_op_async__` may call it from now on",
   abandon: "stream of the engine: Python does not read it any more",
 };
 

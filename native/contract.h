@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+a7824e12" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+f48733ba" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -364,6 +364,8 @@ enum {
 	IPC_TO_ENGINE_DEFINE = 14,
 	IPC_TO_ENGINE_REPORT = 15,
 	IPC_TO_ENGINE_ABANDON = 16,
+	IPC_TO_ENGINE_SETTINGS = 17,
+	IPC_TO_ENGINE_OPERATION = 18,
 };
 
 /* Messages of JavaScript. */

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+a7824e12"
+EDITION = "0.1.0+f48733ba"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -207,6 +207,8 @@ TO_ENGINE_MODULE = 13
 TO_ENGINE_DEFINE = 14
 TO_ENGINE_REPORT = 15
 TO_ENGINE_ABANDON = 16
+TO_ENGINE_SETTINGS = 17
+TO_ENGINE_OPERATION = 18
 
 # Messages of JavaScript.
 FROM_ENGINE_RESULT = 1

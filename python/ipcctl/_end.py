@@ -30,6 +30,8 @@ _F_ADD_SEALS = 1033
 _SEALS = 0x0002 | 0x0004  # no shrinking, no growing
 #: A bell that is lost to a racing sender costs this much.
 _LOOK_SECONDS = 0.1
+#: So often between two readings of the clock.
+_LOOKS = 32
 #: For this long, a process that sleeps without a handler (ENOSYS) may be about to serve.
 _START_SECONDS = 2.0
 #: No runtime is attached, it has just ended, or it is too busy to accept more.
@@ -75,7 +77,8 @@ class End:
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
         self._parts = Parts()
-        self._is_rung_off = False
+        self._is_rung_off = self._is_woken = False
+        self._waker: int | None = None
         self.is_open = True
         _held.add(self)
 
@@ -166,12 +169,66 @@ class End:
                 return None
             self._sleep(_LOOK_SECONDS if left is None else min(left, _LOOK_SECONDS))
 
+    def receive_soon(self, timeout: float | None, look: float) -> bytes | None:
+        """The same for whoever has just asked: looks out for the answer for so many seconds before it sleeps. None as
+        well once :meth:`wake` was called.
+        """
+        while True:
+            frame = self._rx.try_receive()
+            if frame is None and look > 0:
+                until = time.perf_counter() + look
+                while frame is None and time.perf_counter() < until:
+                    for _ in range(_LOOKS):
+                        frame = self._rx.try_receive()
+                        if frame is not None:
+                            break
+            if frame is not None:
+                if self._rx.needs_bell():
+                    self._ring()
+                message = self._parts.whole(frame)
+                if message is not None:
+                    return message
+                continue
+            if self._outbox:
+                self._flush()
+            if self._is_rung_off or not self.is_open:
+                raise BrokenChannel(self._why())
+            if timeout is not None and timeout <= 0:
+                return None
+            if self._is_woken:
+                self._is_woken = False
+                return None
+            before = time.monotonic()
+            self._sleep(_LOOK_SECONDS if timeout is None else min(timeout, _LOOK_SECONDS))
+            look = 0
+            if timeout is not None:
+                timeout -= time.monotonic() - before
+
+    def wake(self) -> None:
+        """Has whoever is in :meth:`receive_soon` return. From any thread."""
+        self._is_woken = True
+        if self._waker is not None:
+            try:
+                os.eventfd_write(self._waker, 1)
+            except OSError:
+                pass  # it is closed
+
+    def make_wakeable(self) -> None:
+        """Before :meth:`wake` is used: otherwise it is noticed only when the sleep is over."""
+        if self._waker is None:
+            self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._poll.register(self._waker, select.POLLIN)
+
     def _sleep(self, seconds: float) -> None:
         if not self._rx.prepare_sleep():
             return
         try:
-            if self._poll.poll(seconds * 1000):
-                self._is_rung_off = self._bell.recv(64) == b""
+            ready = self._poll.poll(seconds * 1000)
+            for fd, _ in ready:
+                if fd == self._waker:
+                    os.eventfd_read(fd)
+                else:
+                    self._is_rung_off = self._bell.recv(64) == b""
         except BlockingIOError:
             pass
         except (OSError, ValueError):
@@ -234,6 +291,9 @@ class End:
         self._bell.close()
         self.sharing.close()
         os.close(self._life)
+        if self._waker is not None:
+            os.close(self._waker)
+            self._waker = None
         self.half.close()
 
 

@@ -138,6 +138,8 @@ borrow: Any = None
 #: Set by `_shared`: an Arrow table as tag and form; and the reverse.
 lower_arrow: Any = None
 revive_arrow: Any = None
+#: Makes what stands for something in a JavaScript runtime.
+revive_reference: Any = None
 
 
 class Tagged:
@@ -591,6 +593,8 @@ class StreamRef:
 def _revive_object(value: Any) -> Any:
     if len(value) == 2 and value[0] == "ipcctl.Stream" and type(value[1]) is int:
         return StreamRef(value[1])
+    if len(value) > 2 and value[0] == "ipcctl.Reference" and revive_reference is not None:
+        return revive_reference(value)
     if len(value) == 2 and value[0] == "ipcctl.Shared" and borrow is not None:
         return borrow(value[1])
     if len(value) == 2 and value[0] == "ipcctl.Arrow" and revive_arrow is not None:

@@ -1,6 +1,7 @@
 /** A process in which JavaScript of a Python program runs: meets its shim, takes one channel, and serves it. */
 import type { OpenSegment } from "../plane/meet.ts";
 import { meet } from "../plane/meeting.ts";
+import { memory } from "./platform.ts";
 import { Realm } from "./realm.ts";
 import { Session } from "./session.ts";
 import { addTimers } from "./timers.ts";
@@ -14,7 +15,19 @@ async function begin(): Promise<void> {
   const meeting = await meet({ calls: taken.resolve });
   const segment = await taken.promise;
   const session = new Session(segment, new Realm());
-  addTimers(session);
+  const timers = addTimers(session);
+  session.report = () => {
+    const { total, used, external } = memory();
+    const { timers: once, intervals } = timers.counts;
+    return {
+      heap_total_bytes: total,
+      heap_used_bytes: used,
+      external_memory_bytes: external,
+      active_timers: once,
+      active_intervals: intervals,
+      open_resources: once + intervals,
+    };
+  };
   session.hello();
   meeting.leave();
 }

@@ -37,9 +37,14 @@ export class Session {
   readonly #references: References;
   readonly #functions = new Map<number, readonly [fn: Function, self: unknown]>();
   readonly #operations = new Map<number, WeakRef<Function>>();
+  /** Those that JavaScript may call by their number, and which of them are async. */
+  readonly #numbered = new Map<number, boolean>();
   readonly #dropped = new FinalizationRegistry((operation: number) => this.#onDropped(operation));
   readonly #parts: Part[] = [];
   limits: Limits = NO_LIMITS;
+  /** What is known of the engine's memory and of what is open. */
+  report: () => Record<string, number> = () => ({});
+  onConsole: (isShown: boolean) => void = () => undefined;
   #next = 1;
   /** Requests whose code is on the stack, and those that wait for a promise. */
   readonly #running: number[] = [];
@@ -188,13 +193,22 @@ export class Session {
       case FROM.call:
         return this.#call(number, fields);
       case FROM.cancel:
-        return void this.#awaited.delete(number);
+        // What computes is interrupted, if this is not enough.
+        if (this.#awaited.delete(number)) this.#fault(number, ENGINE_FAULT.interrupted, "cancelled");
+        return;
       case FROM.bind:
         return this.#bind(fields[2] as string, fields[3]);
       case FROM.return:
         return this.#answered(number, false, fields[2]);
       case FROM.throw:
         return this.#answered(number, true, this.#errorOf(number, fields[2]));
+      case FROM.operation:
+        this.#numbered.set(number, fields[2] === true);
+        return;
+      case FROM.settings:
+        return this.#onSettings(fields[2]);
+      case FROM.report:
+        return this.tell([TO.result, number, this.report()]);
       case FROM.release: {
         const numbers = fields[2] as number[];
         for (let at = 0; at < numbers.length; at++) this.#functions.delete(numbers[at]!);
@@ -387,6 +401,28 @@ export class Session {
     const error = this.realm.make.error(name!, message!);
     this.#origins.set(error, number);
     return error;
+  }
+
+  #onSettings(told: unknown): void {
+    const [depth, bytes, isShown] = ["depth", "bytes", "console"].map((key) => dataProperty(told as object, key));
+    this.limits = { depth: depth as number, bytes: bytes as number };
+    this.onConsole(isShown === true);
+    for (const isAsync of [false, true]) {
+      const name = isAsync ? "__host_op_async__" : "__host_op_sync__";
+      const call = (args: unknown[]): readonly [boolean, unknown] => {
+        const number = args[0];
+        const known = typeof number === "number" ? this.#numbered.get(number) : undefined;
+        if (known !== isAsync) {
+          const other = isAsync ? "it is sync: __host_op_sync__ calls it" : "it is async: __host_op_async__ calls it";
+          const why = known === undefined ? "there is no such operation" : other;
+          return [true, this.realm.make.error("TypeError", `${name}: operation ${String(number)}: ${why}`)];
+        }
+        const rest: unknown[] = [];
+        for (let at = 1; at < args.length; at++) rest[at - 1] = args[at];
+        return isAsync ? [false, this.callLater(number as number, rest)] : this.callNow(number as number, rest);
+      };
+      this.realm.define(name, this.realm.make.fn(call, name));
+    }
   }
 
   // ---- globals ----

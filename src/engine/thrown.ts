@@ -29,6 +29,8 @@ export type Thrown = {
 /** Files of ours, which a stack passes through, and of the program that runs us. */
 const OURS = /^(?:ipcctl:|node:|bun:|native|unknown$)/;
 const FRAME = /^\s*at (?:async )?(?:(.*?) \()?(.*?):(\d+)(?::(\d+))?\)?$/;
+/** Of this program, as its stacks name it. */
+const OWN_FILE = FRAME.exec((new Error("").stack ?? "").split("\n")[1] ?? "")?.[2];
 const KNOWN = new Set(["name", "message", "stack", "cause", "errors", "line", "column", "sourceURL"]);
 const PROPERTIES_MAX = 32;
 
@@ -116,7 +118,7 @@ function framesOf(stack: string): { frames: Frame[]; lines: string[] } {
     const found = FRAME.exec(line);
     if (!found) continue;
     const [, name, file, row, column] = found;
-    if (OURS.test(file!) || file === import.meta.path) continue;
+    if (OURS.test(file!) || file === OWN_FILE) continue;
     lines.push(line);
     frames.push({
       ...(name === undefined || name === "<parse>" ? {} : { function_name: name }),

@@ -128,6 +128,6 @@ function shownOne(value: unknown): string {
 
 export function addTimers(session: Session): Timers {
   const timers = new Timers(session);
-  addConsole(session, false);
+  session.onConsole = (isShown) => addConsole(session, isShown);
   return timers;
 }

@@ -1,0 +1,47 @@
+"""JavaScript for Python, each runtime in a confined process of its own. ``import ipcctl.js as jsrun`` ports a program."""
+
+from __future__ import annotations
+
+from ._config import InspectorConfig, RuntimeConfig
+from ._default import bind_function, bind_object, close_default_runtime, eval, eval_async, get_default_runtime
+from ._errors import JavaScriptError, JsFrame, JsPermissionError, JsTimeout, RuntimeTerminated
+from ._runtime import JsFunction, Runtime, RuntimeStats
+
+
+class JsStream:
+    pass
+
+
+class SnapshotBuilder:
+    pass
+
+
+class InspectorEndpoints:
+    pass
+
+
+from ._types import JsUndefined, undefined
+
+__all__ = [
+    "InspectorConfig",
+    "JavaScriptError",
+    "JsFrame",
+    "JsFunction",
+    "JsPermissionError",
+    "JsTimeout",
+    "JsUndefined",
+    "JsStream",
+    "SnapshotBuilder",
+    "InspectorEndpoints",
+    "Runtime",
+    "RuntimeConfig",
+    "RuntimeStats",
+    "RuntimeTerminated",
+    "bind_function",
+    "bind_object",
+    "close_default_runtime",
+    "eval",
+    "eval_async",
+    "get_default_runtime",
+    "undefined",
+]

@@ -1,0 +1,235 @@
+"""How a runtime is to be: limits, what runs first, what it may do."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, Literal
+
+Seconds = float | int | timedelta
+
+_DEPTH, _BYTES = 100, 10 * 1024 * 1024
+_PORT_MAX = 65535
+
+
+def seconds_of(timeout: Any) -> float | None:
+    """:raises ValueError: unless it is a positive, finite time, or None"""
+    if timeout is None:
+        return None
+    if isinstance(timeout, timedelta):
+        seconds = timeout.total_seconds()
+    elif isinstance(timeout, (int, float)) and not isinstance(timeout, bool):
+        seconds = float(timeout)
+    else:
+        raise ValueError(f"Timeout must be a number (int/float) or datetime.timedelta, not {type(timeout).__name__}")
+    if not math.isfinite(seconds):
+        raise ValueError(f"Timeout must be finite, not {seconds}")
+    if seconds < 0:
+        raise ValueError(f"Timeout cannot be negative: {seconds:g}")
+    if seconds == 0:
+        raise ValueError("Timeout cannot be zero; leave it out to wait without end")
+    return seconds
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value <= 0:
+        raise ValueError(f"{name} must be a positive integer, not {value}")
+    return value
+
+
+class InspectorConfig:
+    """Where debuggers connect to."""
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 9229,
+        wait_for_connection: bool = False,
+        break_on_next_statement: bool = False,
+        target_url: str | None = None,
+        display_name: str | None = None,
+    ) -> None:
+        """:param port: 0 for any that is free
+        :param wait_for_connection: nothing runs before a debugger is there
+        """
+        if not 0 <= port <= _PORT_MAX:
+            raise ValueError(f"port {port} is not between 0 and {_PORT_MAX}")
+        if not host:
+            raise ValueError("host is empty; 127.0.0.1 is this machine")
+        self._host, self._port = host, port
+        self.wait_for_connection, self.break_on_next_statement = wait_for_connection, break_on_next_statement
+        self.target_url, self.display_name = target_url, display_name
+
+    @property
+    def host(self) -> str:
+        return self._host
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    def endpoint(self) -> str:
+        try:
+            is_v6 = ipaddress.ip_address(self._host).version == 6
+        except ValueError:
+            is_v6 = False
+        return f"[{self._host}]:{self._port}" if is_v6 else f"{self._host}:{self._port}"
+
+    def __repr__(self) -> str:
+        return f"InspectorConfig(host={self._host!r}, port={self._port})"
+
+
+class RuntimeConfig:
+    """Settings of a :class:`Runtime`. A runtime takes a copy: later changes concern those that are made later."""
+
+    def __init__(
+        self,
+        max_heap_size: int | None = None,
+        initial_heap_size: int | None = None,
+        bootstrap: str | None = None,
+        timeout: Seconds | None = None,
+        enable_console: bool | None = False,
+        inspector: InspectorConfig | None = None,
+        snapshot: bytes | None = None,
+        max_serialization_depth: int | None = None,
+        max_serialization_bytes: int | None = None,
+        *,
+        permissions: Iterable[str] | None = None,
+        engine: Literal["bun", "v8"] | None = None,
+        confine: bool | Literal["auto"] = "auto",
+        allow_net: Iterable[str] = (),
+        allow_read: Iterable[str] = (),
+        max_memory: int | None = None,
+        max_cpu: float | None = None,
+    ) -> None:
+        """:param max_heap_size: bytes of memory that JavaScript may use, buffers included
+        :param bootstrap: code that runs first, as ``<bootstrap>``
+        :param timeout: seconds for each evaluation and call that names none
+        :param enable_console: what the console is told is printed
+        :param snapshot: what :meth:`SnapshotBuilder.build` gave
+        :param permissions: those that bound functions may ask for; None: all
+        :param engine: ``"v8"`` is Node, which ``inspector`` needs
+        :param confine: ``"auto"``: in a sandbox, or an error where there can be none; False: without one
+        :param allow_net: ``host:port`` that it may connect to
+        :param allow_read: files and folders that it may read
+        :param max_memory: bytes of its whole process
+        :param max_cpu: seconds of processor time of its whole life
+        """
+        self._heap: int | None = None
+        self._initial: int | None = None
+        self._timeout: float | None = None
+        self._depth, self._bytes = _DEPTH, _BYTES
+        self._bootstrap, self._snapshot = bootstrap, None if snapshot is None else bytes(snapshot)
+        self._enable_console = bool(enable_console)
+        self.inspector = inspector
+        if snapshot is not None and len(snapshot) == 0:
+            raise ValueError("Snapshot cannot be empty")
+        if snapshot is not None and bootstrap is not None:
+            raise ValueError("snapshot and bootstrap cannot be used together")
+        if max_heap_size is not None:
+            self.max_heap_size = max_heap_size
+        if initial_heap_size is not None:
+            self.initial_heap_size = initial_heap_size
+        if timeout is not None:
+            self._timeout = seconds_of(timeout)
+        if max_serialization_depth is not None:
+            self.max_serialization_depth = max_serialization_depth
+        if max_serialization_bytes is not None:
+            self.max_serialization_bytes = max_serialization_bytes
+        if engine not in (None, "bun", "v8"):
+            raise ValueError(f"engine {engine!r} is not known; there are 'bun' and 'v8'")
+        self.permissions = None if permissions is None else frozenset(permissions)
+        self.engine = engine
+        self.confine = confine
+        self.allow_net, self.allow_read = tuple(allow_net), tuple(allow_read)
+        self.max_memory = None if max_memory is None else _positive("max_memory", max_memory)
+        self.max_cpu = max_cpu
+
+    @property
+    def max_heap_size(self) -> int | None:
+        return self._heap
+
+    @max_heap_size.setter
+    def max_heap_size(self, value: int) -> None:
+        self._heap = _positive("max_heap_size", value)
+
+    @property
+    def initial_heap_size(self) -> int | None:
+        return self._initial
+
+    @initial_heap_size.setter
+    def initial_heap_size(self, value: int) -> None:
+        self._initial = _positive("initial_heap_size", value)
+
+    @property
+    def bootstrap(self) -> str | None:
+        return self._bootstrap
+
+    @bootstrap.setter
+    def bootstrap(self, source: str) -> None:
+        if self._snapshot is not None:
+            raise ValueError("snapshot and bootstrap cannot be used together")
+        self._bootstrap = source
+
+    @property
+    def snapshot(self) -> bytes | None:
+        return self._snapshot
+
+    @snapshot.setter
+    def snapshot(self, value: bytes) -> None:
+        if self._bootstrap is not None:
+            raise ValueError("snapshot and bootstrap cannot be used together")
+        if len(value) == 0:
+            raise ValueError("Snapshot cannot be empty")
+        self._snapshot = bytes(value)
+
+    @property
+    def timeout(self) -> float | None:
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, value: Seconds | None) -> None:
+        self._timeout = seconds_of(value)
+
+    @property
+    def enable_console(self) -> bool:
+        return self._enable_console
+
+    @property
+    def max_serialization_depth(self) -> int:
+        return self._depth
+
+    @max_serialization_depth.setter
+    def max_serialization_depth(self, value: int) -> None:
+        self._depth = _positive("max_serialization_depth", value)
+
+    @property
+    def max_serialization_bytes(self) -> int:
+        return self._bytes
+
+    @max_serialization_bytes.setter
+    def max_serialization_bytes(self, value: int) -> None:
+        self._bytes = _positive("max_serialization_bytes", value)
+
+    def check(self) -> None:
+        """:raises RuntimeError: if two settings exclude each other"""
+        if self._initial is not None:
+            if self._heap is None:
+                raise RuntimeError("initial_heap_size requires max_heap_size to be set")
+            if self._initial > self._heap:
+                raise RuntimeError(f"initial_heap_size ({self._initial}) cannot exceed max_heap_size ({self._heap})")
+
+    def __repr__(self) -> str:
+        shown = {
+            "max_heap_size": self._heap,
+            "initial_heap_size": self._initial,
+            "timeout": self._timeout,
+            "bootstrap": None if self._bootstrap is None else f"{len(self._bootstrap)} characters",
+            "snapshot": None if self._snapshot is None else f"{len(self._snapshot)} bytes",
+        }
+        parts = [f"{name}={value}" for name, value in shown.items() if value is not None]
+        return f"RuntimeConfig({', '.join([*parts, f'enable_console={self._enable_console}'])})"

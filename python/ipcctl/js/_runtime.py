@@ -1,0 +1,584 @@
+"""A JavaScript runtime: a process of its own, and what Python may ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from .._contract import (
+    REFERENCE_FUNCTION,
+    TO_ENGINE_BIND,
+    TO_ENGINE_CALL,
+    TO_ENGINE_EVAL,
+    TO_ENGINE_OPERATION,
+    TO_ENGINE_REPORT,
+    TO_ENGINE_SETTINGS,
+)
+from .._types import Tagged, undefined
+from .._contract import REFERENCE_OPERATION
+from ._config import RuntimeConfig, Seconds, seconds_of
+from ._errors import JsTimeout, RuntimeTerminated
+from ._launch import take
+from ._session import Operation, Request, Session
+from ._values import Limits, Lowering
+
+if TYPE_CHECKING:
+    from ._process import Guest
+
+F = TypeVar("F", bound=Callable[..., Any])
+_HOST_REQUEST = "Terminated by host request"
+
+
+@dataclass(frozen=True)
+class RuntimeStats:
+    """What a runtime has done and holds. Sizes are in bytes, times in milliseconds."""
+
+    heap_total_bytes: int = 0
+    heap_used_bytes: int = 0
+    external_memory_bytes: int = 0
+    physical_total_bytes: int = 0
+    total_execution_time_ms: int = 0
+    last_execution_time_ms: int = 0
+    last_execution_kind: str | None = None
+    eval_sync_count: int = 0
+    eval_async_count: int = 0
+    eval_module_sync_count: int = 0
+    eval_module_async_count: int = 0
+    call_function_sync_count: int = 0
+    call_function_async_count: int = 0
+    active_async_ops: int = 0
+    open_resources: int = 0
+    active_timers: int = 0
+    active_intervals: int = 0
+    active_js_streams: int = 0
+    active_py_streams: int = 0
+    total_js_streams: int = 0
+    total_py_streams: int = 0
+    bytes_streamed_js_to_py: int = 0
+    bytes_streamed_py_to_js: int = 0
+    #: Of the process in which it runs.
+    pid: int = 0
+    confined: bool = False
+    engine: str = ""
+
+
+class JsFunction:
+    """A function of JavaScript. Calling it gives its value, or an awaitable if its promise is pending."""
+
+    __slots__ = ("__weakref__", "_is_closed", "_number", "_runtime", "_name", "_finalizer")
+
+    def __init__(self, runtime: Runtime, number: int, name: str) -> None:
+        self._runtime, self._number, self._name = runtime, number, name
+        self._is_closed = False
+        self._finalizer = weakref.finalize(self, runtime._release, number)
+        self._finalizer.atexit = False
+
+    def __call__(self, *args: Any, timeout: Seconds | None = None) -> Any:
+        """:param timeout: seconds until JavaScript is interrupted
+        :raises JavaScriptError, JsTimeout, RuntimeError:
+        """
+        return self._runtime._call(self, args, seconds_of(timeout))
+
+    def call_async(self, *args: Any, timeout: Seconds | None = None) -> Awaitable[Any]:
+        """The same for a running event loop: always an awaitable."""
+        return self._runtime._call_async(self, args, seconds_of(timeout))
+
+    def close(self) -> Awaitable[None]:
+        """JavaScript need not keep it any longer. Takes effect at once; what it gives can be awaited."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._finalizer()
+        return _Done()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def __repr__(self) -> str:
+        return f"<JsFunction id={self._number}>"
+
+
+class _Done:
+    def __await__(self) -> Any:
+        return None
+        yield
+
+
+class Runtime:
+    """JavaScript in a process of its own. Any thread may use it; JavaScript itself runs one thing at a time."""
+
+    def __init__(self, config: RuntimeConfig | None = None, **settings: Any) -> None:
+        """:param settings: those of :class:`RuntimeConfig`, in place of one
+        :raises RuntimeError: if no process can be started, or confined
+        """
+        if config is not None and settings:
+            raise TypeError("Runtime takes a RuntimeConfig or single settings, not both")
+        config = RuntimeConfig(**settings) if config is None else config
+        config.check()
+        self._timeout = config.timeout
+        self._limits = Limits(config.max_serialization_depth, config.max_serialization_bytes)
+        self._console = config.enable_console
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._ops = 0
+        self._functions: weakref.WeakSet[JsFunction] = weakref.WeakSet()
+        self._stats: dict[str, Any] = {"total": 0.0, "last": 0.0, "kind": None}
+        self._loops: dict[int, asyncio.AbstractEventLoop] = {}
+        self._own_loop: _Loop | None = None
+        self._async_ops = 0
+        self._next_operation = 1 << 32
+        self._guest: Guest = take(config)
+        try:
+            self._session = Session(self._guest, self._printed)
+            session = self._session
+            session.revive = self._revive
+            session.lower = lambda value: self._lowering().value(value)
+            session.run_async = self._run_async
+            self._setup(config)
+        except BaseException:
+            self._guest.dispose()
+            raise
+        _open.add(self)
+
+    def _setup(self, config: RuntimeConfig) -> None:
+        session = self._session
+        heap = config.max_heap_size
+        if heap is not None:
+            base = self._guest.resident_bytes()
+            resident = self._guest.resident_bytes
+
+            def look() -> str | None:
+                used = resident() - base
+                return f"Heap limit exceeded: {used} bytes of {heap}" if used > heap + _HEAP_SLACK else None
+
+            session.memory_limit = look
+        session.send(
+            [TO_ENGINE_SETTINGS, 0, {"depth": self._limits.depth, "bytes": self._limits.size, "console": self._console}]
+        )
+        if config.bootstrap is not None:
+            self._ask(
+                "eval", [TO_ENGINE_EVAL, 0, config.bootstrap, "<bootstrap>", _ms(self._timeout), False], None, None
+            )
+
+    # ---- evaluating ----
+
+    def eval(self, code: str, *, timeout: Seconds | None = None) -> Any:
+        """The value of the last expression of a script. A promise is not awaited.
+
+        :param timeout: seconds; by default that of the configuration
+        :raises JavaScriptError: what JavaScript threw
+        :raises JsTimeout: it did not end in time; the runtime can be used again
+        :raises RuntimeTerminated: its process has ended
+        """
+        seconds = self._timeout if timeout is None else seconds_of(timeout)
+        return self._ask("eval", [TO_ENGINE_EVAL, 0, _text(code), "<eval>", _ms(seconds), False], seconds, "eval_sync")
+
+    def eval_async(self, code: str, /, *, timeout: Seconds | None = None) -> asyncio.Future[Any]:
+        """The same in a running event loop, with the promise of the value awaited. It begins at once."""
+        seconds = self._timeout if timeout is None else seconds_of(timeout)
+        message = [TO_ENGINE_EVAL, 0, _text(code), "<eval_async>", _ms(seconds), True]
+        return self._ask_async("eval", message, seconds, "eval_async")
+
+    def _ask(self, kind: str, message: list[Any], seconds: float | None, counted: str | None) -> Any:
+        session = self._usable()
+        began = time.monotonic()
+        deadline = None if seconds is None else began + seconds
+        try:
+            request = session.begin(kind, message)
+            value = session.wait(request, deadline, seconds)
+            if request.is_pending and not request.is_done:
+                return _Pending(self, request)
+            return value
+        finally:
+            if counted is not None:
+                self._count(counted, began)
+
+    def _ask_async(self, kind: str, message: list[Any], seconds: float | None, counted: str) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        session = self._usable()
+        future: asyncio.Future[Any] = loop.create_future()
+        began = time.monotonic()
+
+        def settle(request: Request) -> None:
+            self._count(counted, began)
+            for timer in timers:
+                timer.cancel()
+            if future.done():
+                return
+            error = request.stop or request.error
+            if len(timers) > 1:  # it was cancelled, since its time was over
+                error = JsTimeout(
+                    f"Evaluation failed: it timed out after {seconds:g} s, with its promise still pending"
+                )
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(request.value)
+
+        def told(request: Request) -> None:
+            try:
+                loop.call_soon_threadsafe(settle, request)
+            except RuntimeError:
+                pass  # the loop is closed: nobody waits any more
+
+        def late() -> None:
+            # JavaScript that waits for a promise answers at once.
+            timers.append(loop.call_later(_LATE_SECONDS, give_up))
+            session.cancel(request)
+
+        def give_up() -> None:
+            if not future.done():
+                future.set_exception(JsTimeout(f"Evaluation timed out after {seconds:g} s"))
+
+        def over(done: asyncio.Future[Any]) -> None:
+            if not request.is_done:
+                session.cancel(request)
+
+        timers = [] if seconds is None else [loop.call_later(seconds, late)]
+        self._loops[id(loop)] = loop
+        try:
+            request = session.begin(kind, message, told)
+        except BaseException:
+            for timer in timers:
+                timer.cancel()
+            raise
+        request.loop = loop
+        future.add_done_callback(over)
+        return future
+
+    def _count(self, kind: str, began: float) -> None:
+        elapsed = (time.monotonic() - began) * 1000
+        stats = self._stats
+        stats["total"] += elapsed
+        stats["last"], stats["kind"] = elapsed, kind
+        stats[kind] = stats.get(kind, 0) + 1
+
+    def _usable(self) -> Session:
+        """:raises RuntimeError: if it was closed, or has ended"""
+        if self._pid != os.getpid():
+            raise RuntimeError("Runtime is closed: it belongs to the process that this one was forked from")
+        session = self._session
+        if session.ended is not None:
+            raise session.ended_error()
+        return session
+
+    # ---- functions of JavaScript ----
+
+    def _revive(self, kind: int, parts: list[Any]) -> Any:
+        if kind == REFERENCE_FUNCTION:
+            function = JsFunction(self, parts[2], str(parts[3]) if len(parts) > 3 else "")
+            self._functions.add(function)
+            return function
+        raise ValueError("a stream")
+
+    def _release(self, number: int) -> None:
+        self._session.release(number)
+
+    def _number_of(self, value: Any) -> int | None:
+        if type(value) is not JsFunction:
+            return None
+        if value._is_closed:
+            raise RuntimeError("Function has been closed")
+        if value._runtime is not self:
+            if value._runtime.is_closed():
+                raise RuntimeError("Runtime has been shut down")
+            raise RuntimeError("this function belongs to another runtime; its code cannot run here")
+        return value._number
+
+    def _lowering(self, operation: Callable[[Any, str], tuple[int, bool]] | None = None) -> Lowering:
+        return Lowering(self._limits, self._number_of, lambda value: None, operation)
+
+    def _call_message(
+        self, function: JsFunction, args: tuple[Any, ...], seconds: float | None, is_async: bool
+    ) -> list[Any]:
+        if function._is_closed:
+            raise RuntimeError("Function has been closed")
+        if self._session.ended is not None and self._is_closed:
+            raise RuntimeError("Runtime has been shut down")
+        if args:
+            lowering = self._lowering()
+            lowered = [lowering.value(one) for one in args]
+        else:
+            lowered = []
+        return [TO_ENGINE_CALL, 0, function._number, lowered, _ms(seconds), is_async]
+
+    def _call(self, function: JsFunction, args: tuple[Any, ...], timeout: float | None) -> Any:
+        seconds = self._timeout if timeout is None else timeout
+        message = self._call_message(function, args, seconds, False)
+        return self._ask("call", message, seconds, "call_function_sync")
+
+    def _call_async(self, function: JsFunction, args: tuple[Any, ...], timeout: float | None) -> asyncio.Future[Any]:
+        seconds = self._timeout if timeout is None else timeout
+        message = self._call_message(function, args, seconds, True)
+        return self._ask_async("call", message, seconds, "call_function_async")
+
+    # ---- functions of Python ----
+
+    def register_op(
+        self, name: str, handler: Callable[..., Any], /, *, mode: Literal["sync", "async"] | str = "sync"
+    ) -> int:
+        """A function that JavaScript calls by its number: ``__host_op_sync__(number, …)``, or ``__host_op_async__``.
+
+        :raises RuntimeError: if the mode does not fit the function
+        """
+        if mode not in ("sync", "async"):
+            raise RuntimeError(f"Invalid mode '{mode}', expected 'sync' or 'async'")
+        is_async = _is_async(handler)
+        if is_async != (mode == "async"):
+            kind = "a coroutine function" if is_async else "no coroutine function"
+            raise RuntimeError(f"mode '{mode}' does not fit {name}, which is {kind}")
+        session = self._usable()
+        with self._lock:
+            number, self._ops = self._ops, self._ops + 1
+        session.operations[number] = Operation(handler, is_async, name)
+        session.send([TO_ENGINE_OPERATION, number, is_async])
+        return number
+
+    def _operation(self, function: Callable[..., Any], name: str) -> tuple[int, bool]:
+        with self._lock:
+            number, self._next_operation = self._next_operation, self._next_operation + 1
+        is_async = _is_async(function)
+        self._session.operations[number] = Operation(function, is_async, name)
+        return number, is_async
+
+    def bind_function(self, name: str, handler: Callable[..., Any]) -> None:
+        """Makes it a global function of JavaScript. A coroutine function gives a promise there."""
+        if not callable(handler):
+            raise TypeError(f"{name}: {type(handler).__name__} cannot be called")
+        session = self._usable()
+        number, is_async = self._operation(handler, name)
+        session.send(
+            [TO_ENGINE_BIND, 0, name, Tagged(27, ["ipcctl.Reference", REFERENCE_OPERATION, number, is_async, name])]
+        )
+
+    def bind_object(self, name: str, obj: Mapping[str, Any]) -> None:
+        """Makes its values properties of a global object, which may exist already; callables become functions."""
+        if not isinstance(obj, Mapping):
+            raise TypeError(f"bind_object takes a dict, not {type(obj).__name__}")
+        session = self._usable()
+        session.send([TO_ENGINE_BIND, 0, name, self._lowering(self._operation).value(dict(obj))])
+
+    @overload
+    def bind(self, func: F, /, *, name: str | None = None) -> F: ...
+    @overload
+    def bind(self, func: None = None, /, *, name: str | None = None) -> Callable[[F], F]: ...
+    def bind(self, func: Any = None, /, *, name: str | None = None) -> Any:
+        """:meth:`bind_function` as a decorator; it gives the function back."""
+
+        def register(target: Any) -> Any:
+            binding = name if name is not None else getattr(target, "__name__", None)
+            if not binding:
+                raise ValueError("A function name is required when binding to JavaScript")
+            self.bind_function(binding, target)
+            return target
+
+        if func is None:
+            return register
+        if not callable(func):
+            raise TypeError("runtime.bind expects a callable or to be used as a decorator")
+        return register(func)
+
+    def _run_async(
+        self,
+        work: Coroutine[Any, Any, Any],
+        request: Request | None,
+        answer: Callable[[Any, BaseException | None], None],
+    ) -> None:
+        """In the loop that asked, else in one that runs, else in one of our own."""
+        loop = None if request is None else getattr(request, "loop", None)
+        if loop is None:
+            loop = next((one for one in list(self._loops.values()) if one.is_running()), None)
+        if loop is None or loop.is_closed():
+            loop = self._loop()
+        context = None if request is None else request.context
+        self._async_ops += 1
+
+        def over(task: asyncio.Task[Any]) -> None:
+            self._async_ops -= 1
+            if task.cancelled():
+                return answer(None, asyncio.CancelledError("cancelled"))
+            error = task.exception()
+            answer(None if error is not None else task.result(), error)
+
+        def begin() -> None:
+            task = loop.create_task(work)
+            _tasks.add(task)
+            task.add_done_callback(_tasks.discard)
+            task.add_done_callback(over)
+
+        try:
+            loop.call_soon_threadsafe(begin, context=context)
+        except RuntimeError as error:
+            work.close()
+            self._async_ops -= 1
+            answer(None, error)
+
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        if self._own_loop is None:
+            self._own_loop = _Loop()
+        return self._own_loop.loop
+
+    # ---- the console ----
+
+    def _printed(self, request: int, level: str, text: str) -> None:
+        out = sys.stderr if level in ("warn", "error", "trace") else sys.stdout
+        if out is not None:
+            out.write(f"{text}\n")
+
+    # ---- what it does ----
+
+    def get_stats(self) -> RuntimeStats:
+        """:raises RuntimeError: if it was closed"""
+        session = self._usable()
+        request = session.begin("eval", [TO_ENGINE_REPORT, 0])
+        report = session.wait(request, None, None)
+        known = {key: value for key, value in report.items() if type(value) is int}
+        counted = {f"{key}_count": value for key, value in self._stats.items() if key not in ("total", "last", "kind")}
+        return RuntimeStats(
+            **{key: known.get(key, 0) for key in _REPORTED},
+            **counted,
+            physical_total_bytes=self._guest.resident_bytes(),
+            total_execution_time_ms=int(self._stats["total"]),
+            last_execution_time_ms=int(self._stats["last"]),
+            last_execution_kind=self._stats["kind"],
+            active_async_ops=self._async_ops,
+            pid=self._guest.pid,
+            confined=self._guest.is_confined,
+            engine=str(self._guest.hello.get("engine", "")),
+        )
+
+    def _debug_tracked_function_count(self) -> int:
+        return 0 if self.is_closed() else len(self._functions)
+
+    # ---- the end ----
+
+    def is_closed(self) -> bool:
+        return self._session.ended is not None or self._pid != os.getpid()
+
+    def close(self) -> None:
+        """Ends its process. Whatever waits for it is told that it is closed."""
+        self._end(RuntimeError("Runtime is closed"))
+        self._is_closed = True
+
+    def terminate(self) -> None:
+        """Ends its process at once; what runs raises :class:`RuntimeTerminated`."""
+        self._end(RuntimeTerminated(f"Runtime terminated: {_HOST_REQUEST}"))
+
+    def _end(self, error: RuntimeError) -> None:
+        if self._pid != os.getpid():
+            return
+        _open.discard(self)
+        self._session.finish(None, error)
+        self._functions.clear()
+        self._guest.dispose()
+        if self._own_loop is not None:
+            self._own_loop.close()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if "_session" in self.__dict__ and not self.is_closed():
+            self.close()
+
+
+class _Pending:
+    """The value of a call whose promise is pending. It can be awaited once, in any event loop."""
+
+    def __init__(self, runtime: Runtime, request: Request) -> None:
+        self._runtime, self._request = runtime, request
+        runtime._session.read_always()
+
+    def __await__(self) -> Any:
+        return self._settled().__await__()
+
+    async def _settled(self) -> Any:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        request = self._request
+
+        def done() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        def told(_: Request) -> None:
+            try:
+                loop.call_soon_threadsafe(done)
+            except RuntimeError:
+                pass
+
+        request.notify = told
+        if not request.is_done:
+            try:
+                await future
+            except asyncio.CancelledError:
+                self._runtime._session.cancel(request)
+                raise
+        if request.error is not None:
+            raise request.error
+        return request.value
+
+    def __repr__(self) -> str:
+        return "<pending promise of JavaScript>"
+
+
+class _Loop:
+    """An event loop in a thread of its own, for async functions that are called while none runs."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True, name="ipcctl-js-async").start()
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+
+_tasks: set[asyncio.Task[Any]] = set()
+_open: weakref.WeakSet[Runtime] = weakref.WeakSet()
+_REPORTED = (
+    "heap_total_bytes",
+    "heap_used_bytes",
+    "external_memory_bytes",
+    "open_resources",
+    "active_timers",
+    "active_intervals",
+    "active_js_streams",
+    "active_py_streams",
+    "total_js_streams",
+    "total_py_streams",
+    "bytes_streamed_js_to_py",
+    "bytes_streamed_py_to_js",
+)
+_HEAP_SLACK = 0
+#: After its time an evaluation that only waits is given up at once, and one that computes after this.
+_LATE_SECONDS = 0.05
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000
+
+
+def _text(code: Any) -> str:
+    if not isinstance(code, str):
+        raise TypeError(f"code must be str, not {type(code).__name__}")
+    return code
+
+
+__all__ = ["JsFunction", "Runtime", "RuntimeStats", "contextvars", "undefined"]

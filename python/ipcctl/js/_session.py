@@ -1,0 +1,540 @@
+"""The messages between this program and one process in which JavaScript runs.
+
+Any thread may ask. Whoever waits for an answer reads what arrives, also for others; while nobody waits and something is
+under way, a thread in the background reads. A function of Python that JavaScript calls runs in the thread that waits
+for the request in which it is called, with its context variables. Everything that arrives may be forged: the process
+runs code that nobody trusts.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Coroutine
+from itertools import count
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .. import _types
+from .._backend import BrokenChannel, DecodeError, dumps, loads
+from .._contract import (
+    ENGINE_FAULT_INTERRUPTED,
+    ENGINE_FAULT_THROWN,
+    ENGINE_FAULT_TIMEOUT,
+    FROM_ENGINE_DROP,
+    FROM_ENGINE_ERROR,
+    FROM_ENGINE_FORGET,
+    FROM_ENGINE_HELLO,
+    FROM_ENGINE_INVOKE,
+    FROM_ENGINE_PENDING,
+    FROM_ENGINE_PRINT,
+    FROM_ENGINE_RESULT,
+    MESSAGE_BYTES_MAX,
+    REFERENCE_ENGINE_STREAM,
+    REFERENCE_FUNCTION,
+    TO_ENGINE_CANCEL,
+    TO_ENGINE_RELEASE,
+    TO_ENGINE_RETURN,
+    TO_ENGINE_THROW,
+)
+from .._shared import here
+from .._types import Unheld
+from ._errors import JsTimeout, RuntimeTerminated, error_of
+
+if TYPE_CHECKING:
+    from .._end import End
+
+#: How long whoever waits looks out for an answer before it sleeps.
+_LOOK_SECONDS = 60e-6
+#: Another thread reads, and tells; a lost notice costs this much.
+_FOLLOW_SECONDS = 0.05
+#: How long the thread in the background lets one that waits come first.
+_GIVE_WAY_SECONDS = 0.001
+#: After an interrupt JavaScript has this long to end; then its process is killed.
+_GRACE_SECONDS = 1.0
+#: How long after its time JavaScript has to end by itself: its own clock counts only the time for which it computes.
+_LATE_SECONDS = 0.05
+#: Between two looks at the memory of a process that has a limit.
+_MEMORY_SECONDS = 0.002
+_TEXT_CHARS = 10_000
+
+
+class Process(Protocol):
+    """The process, as far as a session needs it."""
+
+    end: End
+    pid: int
+
+    def interrupt(self) -> None: ...
+    def kill(self) -> None: ...
+    def how_it_ended(self, timeout: float) -> str | None: ...
+
+
+class Request:
+    """One thing that was asked, until it is answered."""
+
+    __slots__ = (
+        "context",
+        "error",
+        "inbox",
+        "is_done",
+        "is_pending",
+        "is_stopped",
+        "kind",
+        "loop",
+        "notify",
+        "number",
+        "owner",
+        "stop",
+        "value",
+    )
+
+    def __init__(self, number: int, kind: str, notify: Callable[[Request], None] | None = None) -> None:
+        self.number, self.kind, self.notify = number, kind, notify
+        self.is_done = self.is_pending = self.is_stopped = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        #: The thread that waits for it and runs what it calls; None for an async one.
+        self.owner: int | None = None
+        self.inbox: deque[list[Any]] = deque()
+        #: What a function of Python that it called has raised to end everything.
+        self.stop: BaseException | None = None
+        self.context: contextvars.Context | None = None
+        #: The event loop that waits for it, if one does.
+        self.loop: Any = None
+
+    def finish(self, value: Any, error: BaseException | None) -> None:
+        if self.is_done:
+            return
+        self.value, self.error, self.is_done = value, error, True
+        if self.notify is not None:
+            self.notify(self)
+
+
+class Operation:
+    """A function of Python that JavaScript may call."""
+
+    __slots__ = ("function", "is_async", "name", "permissions")
+
+    def __init__(self, function: Callable[..., Any], is_async: bool, name: str) -> None:
+        self.function, self.is_async, self.name = function, is_async, name
+
+
+class Session:
+    def __init__(self, process: Process, printed: Callable[[int, str, str], None]) -> None:
+        self.process = process
+        self._end = process.end
+        self._printed = printed
+        self._numbers = count(1)
+        self.requests: dict[int, Request] = {}
+        self.operations: dict[int, Operation] = {}
+        self.functions: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        #: Makes the proxy of a function, or of a stream, of JavaScript.
+        self.revive: Callable[[int, list[Any]], Any] = lambda kind, parts: None
+        #: Takes further kinds of messages. False if it does not know one.
+        self.extra: Callable[[int, list[Any]], bool] = lambda kind, message: False
+        #: Runs a coroutine of an async operation, and answers with its outcome.
+        self.run_async: Callable[
+            [Coroutine[Any, Any, Any], Request | None, Callable[[Any, BaseException | None], None]], None
+        ]
+        #: Why it ended, as it is told; None while it goes on.
+        self.ended: RuntimeError | None = None
+        #: Reason that whoever kills the process gives beforehand.
+        self.why: str | None = None
+        #: Raised by operations, newest last, by the number of their call: causes of what JavaScript rethrows.
+        self._raised: dict[int, BaseException] = {}
+        self._reading = threading.Lock()
+        self._changed = threading.Condition(threading.Lock())
+        self._released: deque[int] = deque()
+        self._background: threading.Thread | None = None
+        self._waiting = 0
+        self.memory_limit: Callable[[], str | None] | None = None
+        self._looked = 0.0
+
+    @property
+    def sharing(self) -> Any:
+        """Of the channel: what is decoded may lie in memory that is shared."""
+        return self._end.sharing
+
+    # ---- asking ----
+
+    def begin(self, kind: str, message: list[Any], notify: Callable[[Request], None] | None = None) -> Request:
+        """Sends a request, whose number takes the second place of the message.
+
+        :raises RuntimeError: if the runtime has ended
+        """
+        request = Request(next(self._numbers), kind, notify)
+        message[1] = request.number
+        self.requests[request.number] = request
+        if notify is None:
+            request.owner = threading.get_ident()
+        else:
+            request.context = contextvars.copy_context()
+        try:
+            self.send(message)
+        except BaseException:
+            self.requests.pop(request.number, None)
+            raise
+        if notify is not None:
+            self.read_always()
+        return request
+
+    def send(self, message: list[Any]) -> None:
+        """:raises RuntimeError: if the runtime has ended"""
+        if self.ended is not None:
+            raise self.ended_error()
+        try:
+            if self._released:
+                numbers = []
+                while self._released:
+                    numbers.append(self._released.popleft())
+                self._put([TO_ENGINE_RELEASE, 0, numbers])
+            self._put(message)
+        except BrokenChannel as error:
+            self.finish(str(error))
+            raise self.ended_error() from None
+
+    def _put(self, message: list[Any]) -> None:
+        end = self._end
+        if _types.share is None:
+            end.send_bytes(dumps(message, MESSAGE_BYTES_MAX))
+        else:
+            end.send(message)
+
+    def send_quietly(self, message: list[Any]) -> None:
+        try:
+            self.send(message)
+        except RuntimeError:
+            pass  # whoever waits notices it
+
+    def release(self, number: int) -> None:
+        """JavaScript need not keep this function. From anywhere, also from a finalizer: it is told with what is sent
+        next.
+        """
+        self._released.append(number)
+
+    def ended_error(self) -> RuntimeError:
+        assert self.ended is not None
+        return type(self.ended)(*self.ended.args)
+
+    # ---- waiting ----
+
+    def wait(self, request: Request, deadline: float | None, timeout: float | None) -> Any:
+        """The value of a request of this thread, whose calls of Python are served meanwhile.
+
+        :raises JavaScriptError, JsTimeout, RuntimeError, RuntimeTerminated:
+        """
+        try:
+            self._serve(request, None if deadline is None else deadline + _LATE_SECONDS)
+            if not request.is_done and not request.is_pending:
+                self._stop(request)
+                request.error = JsTimeout(f"Evaluation timed out after {timeout:g} s")
+        except BaseException as interrupted:
+            # In this very thread, such as by Ctrl-C: JavaScript ends, and this thread goes on.
+            self._stop(request)
+            raise interrupted
+        if request.stop is not None:
+            raise request.stop
+        if request.error is not None:
+            raise request.error
+        return request.value
+
+    def _serve(self, request: Request, deadline: float | None) -> None:
+        inbox = request.inbox
+        while not request.is_done and not request.is_pending:
+            left = None
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return
+            if inbox:
+                self._invoked(inbox.popleft(), request)
+            elif self._reading.acquire(blocking=False):
+                try:
+                    if not inbox and not request.is_done and not request.is_pending:
+                        self._read(left)
+                finally:
+                    self._reading.release()
+                    if self._waiting or self._background is not None:
+                        with self._changed:
+                            self._changed.notify_all()
+            else:
+                self._follow(request, left)
+
+    def _follow(self, request: Request, left: float | None) -> None:
+        """Another thread reads. The one in the background gives way."""
+        self._waiting += 1
+        try:
+            if self._background is not None:
+                self._end.wake()
+            with self._changed:
+                if not request.inbox and not request.is_done and not request.is_pending and self._reading.locked():
+                    self._changed.wait(_FOLLOW_SECONDS if left is None else min(left, _FOLLOW_SECONDS))
+        finally:
+            self._waiting -= 1
+
+    def _stop(self, request: Request) -> None:
+        """Ends what a request does, and waits until it has; a process that does not end it is killed."""
+        if request.is_done or self.ended is not None:
+            return
+        request.is_stopped = True
+        self.send_quietly([TO_ENGINE_CANCEL, request.number])
+        self.process.interrupt()
+        until = time.monotonic() + _GRACE_SECONDS
+        request.inbox.clear()
+        while not request.is_done and self.ended is None:
+            left = until - time.monotonic()
+            if left <= 0:
+                self.kill("it did not end when it was interrupted")
+                return
+            try:
+                self._serve(request, until)
+            except BaseException:
+                self.kill("it was interrupted twice")
+                raise
+
+    def cancel(self, request: Request) -> None:
+        """Nobody waits for an async request any more. What it does is ended: code that computes by an interrupt."""
+        if request.is_done or self.ended is not None:
+            return
+        request.is_stopped = True
+        self.send_quietly([TO_ENGINE_CANCEL, request.number])
+        threading.Thread(target=self._see_to_it, args=(request,), daemon=True, name="ipcctl-js-cancel").start()
+
+    def _see_to_it(self, request: Request) -> None:
+        """JavaScript that only waits has taken note at once; what computes must be interrupted."""
+        for seconds, act in ((_LATE_SECONDS, self.process.interrupt), (_GRACE_SECONDS, None)):
+            until = time.monotonic() + seconds
+            with self._changed:
+                while not request.is_done and self.ended is None and (left := until - time.monotonic()) > 0:
+                    self._changed.wait(min(left, _FOLLOW_SECONDS))
+            if request.is_done or self.ended is not None:
+                return
+            if act is not None:
+                act()
+        self.kill("it did not end when it was cancelled")
+
+    # ---- reading ----
+
+    def read_always(self) -> None:
+        """From now on a thread reads even if nobody waits."""
+        if self._background is not None:
+            return
+        with self._changed:
+            if self._background is None and self.ended is None:
+                self._end.make_wakeable()
+                self._background = threading.Thread(target=self._read_on, daemon=True, name="ipcctl-js")
+                self._background.start()
+
+    def _read_on(self) -> None:
+        while self.ended is None:
+            with self._changed:
+                while self._waiting and self.ended is None:
+                    self._changed.wait(_GIVE_WAY_SECONDS)
+            if not self._reading.acquire(timeout=_FOLLOW_SECONDS):
+                continue
+            try:
+                if self.ended is None:
+                    self._read(None)
+            finally:
+                self._reading.release()
+                with self._changed:
+                    self._changed.notify_all()
+
+    def _read(self, timeout: float | None) -> None:
+        """Takes one message, or sleeps until there may be one."""
+        end = self._end
+        before = here.channel
+        here.channel = self
+        try:
+            limit = self.memory_limit
+            if limit is not None:
+                timeout = self._see_memory(limit, timeout)
+            data = end.receive_soon(timeout, _LOOK_SECONDS if self._background is None else 0.0)
+            if data is not None:
+                self._take(loads(data))
+        except Unheld as error:
+            self.kill(f"it sent a value that cannot be held here: {error}")
+        except (BrokenChannel, DecodeError, TypeError, IndexError, KeyError, ValueError, AttributeError) as error:
+            if isinstance(error, BrokenChannel):
+                self.finish(None)
+            else:
+                self.kill(f"it sent a malformed message: {error}")
+        finally:
+            here.channel = before
+
+    def _see_memory(self, limit: Callable[[], str | None], timeout: float | None) -> float:
+        now = time.monotonic()
+        if now - self._looked >= _MEMORY_SECONDS:
+            self._looked = now
+            if (why := limit()) is not None:
+                self.kill(why)
+                return 0.0
+        return _MEMORY_SECONDS if timeout is None else min(timeout, _MEMORY_SECONDS)
+
+    def _take(self, message: Any) -> None:
+        kind, number = message[0], message[1]
+        if kind == FROM_ENGINE_RESULT:
+            request = self.requests.pop(number, None)
+            if request is not None:
+                request.finish(message[2], None)
+        elif kind == FROM_ENGINE_ERROR:
+            request = self.requests.pop(number, None)
+            if request is not None:
+                request.finish(None, self._error(request, message[2]))
+        elif kind == FROM_ENGINE_PENDING:
+            if (request := self.requests.get(number)) is not None:
+                request.is_pending = True
+                request.context = contextvars.copy_context()
+        elif kind == FROM_ENGINE_INVOKE:
+            self._invoke(message)
+        elif kind == FROM_ENGINE_PRINT:
+            self._printed(int(number), str(message[2]), str(message[3]))
+        elif kind == FROM_ENGINE_DROP:
+            for one in message[2]:
+                self.operations.pop(one, None)
+        elif kind == FROM_ENGINE_FORGET:
+            self._end.forget(number)
+        elif kind != FROM_ENGINE_HELLO and not self.extra(kind, message):
+            raise BrokenChannel(f"unknown kind of message: {kind}")
+
+    def revive_reference(self, parts: list[Any]) -> Any:
+        """What stands for a function or a stream of JavaScript in a value."""
+        kind, number = parts[1], parts[2]
+        if type(number) is not int or kind not in (REFERENCE_FUNCTION, REFERENCE_ENGINE_STREAM):
+            raise ValueError("a reference that is none")
+        return self.revive(kind, parts)
+
+    def _error(self, request: Request, record: Any) -> BaseException:
+        kind = record["kind"]
+        if kind == ENGINE_FAULT_THROWN:
+            return error_of(record, request.kind, self._raised.get)
+        text = str(record["message"])[:_TEXT_CHARS]
+        if kind == ENGINE_FAULT_TIMEOUT:
+            return JsTimeout("Evaluation timed out")
+        if kind == ENGINE_FAULT_INTERRUPTED:
+            return RuntimeError("Evaluation was interrupted")
+        return RuntimeError(text)
+
+    # ---- functions of this side ----
+
+    def _invoke(self, message: list[Any]) -> None:
+        _, number, operation, args, of, is_waiting = message
+        found = self.operations.get(operation)
+        request = self.requests.get(of)
+        if found is None or type(args) is not list:
+            error = PermissionError("this function is not bound any more")
+            return self.send_quietly([TO_ENGINE_THROW, number, _told(error)])
+        if found.is_async:
+            return self._begin_async(number, found, args, request)
+        owner = None if request is None or request.is_stopped else request.owner
+        if owner is None or request is None:
+            self._invoked(message, request)
+        elif owner == threading.get_ident():
+            request.inbox.append(message)
+        else:
+            request.inbox.append(message)
+            with self._changed:
+                self._changed.notify_all()
+
+    def _invoked(self, message: list[Any], request: Request | None) -> None:
+        """Runs a function of Python for JavaScript, which waits for it."""
+        number, args = message[1], message[3]
+        found = self.operations.get(message[2])
+        if found is None:
+            return self.send_quietly([TO_ENGINE_THROW, number, _told(PermissionError("it is not bound any more"))])
+        try:
+            context = None if request is None or request.owner is not None else request.context
+            value = found.function(*args) if context is None else context.copy().run(found.function, *args)
+        except Exception as error:
+            return self.throw(number, error)
+        except BaseException as error:
+            # It ends this thread's work, whatever JavaScript makes of it.
+            if request is None:
+                return self.throw(number, RuntimeError(str(error)))
+            request.stop = error
+            self.throw(number, RuntimeError("interrupted"))
+            raise
+        self.answer(number, value)
+
+    def answer(self, number: int, value: Any) -> None:
+        try:
+            self.send_quietly([TO_ENGINE_RETURN, number, self.lower(value)])
+        except Exception as error:  # a value that cannot be sent
+            self.throw(number, TypeError(str(error)))
+
+    def throw(self, number: int, error: BaseException) -> None:
+        self._raised[number] = error
+        while len(self._raised) > 256:
+            self._raised.pop(next(iter(self._raised)))
+        self.send_quietly([TO_ENGINE_THROW, number, _told(error)])
+
+    #: Makes what is sent of a value that an operation returns.
+    lower: Callable[[Any], Any]
+
+    def _begin_async(self, number: int, found: Operation, args: list[Any], request: Request | None) -> None:
+        def answer(value: Any, error: BaseException | None) -> None:
+            if error is not None:
+                self.throw(number, error)
+            else:
+                self.answer(number, value)
+
+        try:
+            work = found.function(*args)
+        except Exception as error:
+            return self.throw(number, error)
+        if not inspect.isawaitable(work):
+            return self.answer(number, work)
+        self.run_async(_awaited(work), request, answer)
+
+    # ---- the end ----
+
+    def kill(self, why: str | None) -> None:
+        """Ends the process. What waits is told the reason."""
+        if self.why is None:
+            self.why = why
+        self.process.kill()
+        self.finish(why)
+
+    def finish(self, why: str | None, error: RuntimeError | None = None) -> None:
+        """The process has ended, or ends."""
+        with self._changed:
+            if self.ended is not None:
+                return
+            if error is None:
+                how = self.why or why or self.process.how_it_ended(1.0) or "its process has ended"
+                error = RuntimeTerminated(f"Runtime terminated: {how}")
+            self.ended = error
+            self._changed.notify_all()
+        for request in list(self.requests.values()):
+            request.finish(None, self.ended_error())
+        self.requests.clear()
+        self.operations.clear()
+        self._raised.clear()
+        self._end.close()
+
+
+def _revive(parts: list[Any]) -> Any:
+    session = here.channel
+    if not isinstance(session, Session):
+        raise _types.Refused("a reference outside of a runtime")
+    return session.revive_reference(parts)
+
+
+_types.revive_reference = _revive
+
+
+def _told(error: BaseException) -> dict[str, str]:
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:
+        text = "a text that cannot be computed"
+    return {"name": "TypeError", "message": f"{kind}: {text}"[:_TEXT_CHARS].encode(errors="replace").decode()}
+
+
+async def _awaited(work: Any) -> Any:
+    return await work

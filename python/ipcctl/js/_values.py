@@ -1,0 +1,185 @@
+"""Values of Python, as JavaScript can have them, and the limits on their size."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+from .._contract import REFERENCE_FUNCTION, REFERENCE_OPERATION, REFERENCE_PYTHON_STREAM
+from .._types import Tagged, Undefined, undefined
+
+_SAFE = 2**53 - 1
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+#: What values count towards the limit on their bytes.
+_COST_TEXT, _COST_NUMBER, _COST_LIST, _COST_ITEM, _COST_DICT = 16, 8, 16, 8, 24
+
+
+class ValueRefused(RuntimeError):
+    """A value that JavaScript cannot have."""
+
+
+class Limits:
+    """:param depth: levels, a value that contains nothing being one
+    :param size: bytes, roughly as memory of JavaScript counts
+    """
+
+    __slots__ = ("depth", "size")
+
+    def __init__(self, depth: int, size: int) -> None:
+        self.depth, self.size = depth, size
+
+
+class Lowering:
+    """Makes what can be encoded of one value, or of the arguments of one call.
+
+    :param function: gives the number of a JsFunction, or raises
+    :param stream: gives the number of a stream, or raises
+    :param operation: gives number and mode of a Python callable; None if callables are refused
+    """
+
+    __slots__ = ("_function", "_limits", "_open", "_operation", "_size", "_stream")
+
+    def __init__(
+        self,
+        limits: Limits,
+        function: Callable[[Any], int | None],
+        stream: Callable[[Any], int | None],
+        operation: Callable[[Any, str], tuple[int, bool]] | None = None,
+    ) -> None:
+        self._limits, self._function, self._stream, self._operation = limits, function, stream, operation
+        self._size = 0
+        self._open: set[int] = set()
+
+    def value(self, value: Any, depth: int = 1, name: str = "") -> Any:
+        """:raises ValueRefused, TypeError:"""
+        if depth > self._limits.depth:
+            raise ValueRefused(f"Depth exceeded maximum limit of {self._limits.depth}")
+        kind = type(value)
+        if value is None or kind is bool or kind is Undefined:
+            return value
+        if kind is int or kind is float:
+            self._pay(_COST_NUMBER)
+            return value
+        if kind is str:
+            return self._text(value)
+        if kind is bytes or kind is bytearray or kind is memoryview:
+            return self._bytes(value)
+        if kind is list:
+            return self._items(value, "list", depth)
+        if kind is dict:
+            return self._dict(value, depth)
+        return self._other(value, depth, name)
+
+    def _pay(self, size: int) -> None:
+        self._size += size
+        if self._size > self._limits.size:
+            raise ValueRefused(f"Size ({self._size} bytes) exceeded maximum limit of {self._limits.size} bytes")
+
+    def _text(self, value: str) -> str:
+        size = len(value)
+        if size > self._limits.size or (not value.isascii() and (size := _bytes_of(value)) > self._limits.size):
+            raise ValueRefused(f"String size limit exceeded: {size} > {self._limits.size}")
+        self._pay(size + _COST_TEXT)
+        return value
+
+    def _bytes(self, value: Any) -> Any:
+        size = len(value) if type(value) is not memoryview else value.nbytes
+        self._pay(size)
+        return value
+
+    def _enter(self, value: Any, what: str) -> int:
+        identity = id(value)
+        if identity in self._open:
+            raise ValueRefused(f"Circular reference detected while converting Python {what}")
+        self._open.add(identity)
+        return identity
+
+    def _items(self, value: Any, what: str, depth: int) -> list[Any]:
+        identity = self._enter(value, what)
+        self._pay(_COST_LIST + _COST_ITEM * len(value))
+        made = [self.value(one, depth + 1) for one in value]
+        self._open.discard(identity)
+        return made
+
+    def _dict(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
+        identity = self._enter(value, "dict")
+        self._pay(_COST_DICT + _COST_LIST * len(value))
+        made = {}
+        for key, one in value.items():
+            if not isinstance(key, str):
+                raise TypeError(
+                    f"a dict with the key {key!r} has no counterpart in JavaScript; its keys must be strings"
+                )
+            self._pay(len(key) + _COST_ITEM)
+            made[str(key)] = self.value(one, depth + 1, key)
+        self._open.discard(identity)
+        return made
+
+    def _other(self, value: Any, depth: int, name: str) -> Any:
+        number = self._function(value)
+        if number is not None:
+            return Tagged(27, ["ipcctl.Reference", REFERENCE_FUNCTION, number])
+        number = self._stream(value)
+        if number is not None:
+            return Tagged(27, ["ipcctl.Reference", REFERENCE_PYTHON_STREAM, number])
+        if isinstance(value, (set, frozenset)):
+            return Tagged(258, self._items(value, "set", depth))
+        if isinstance(value, tuple):
+            return self._items(value, "tuple", depth)
+        if isinstance(value, datetime.datetime):
+            return _date(value)
+        if isinstance(value, str):
+            return self._text(str.__str__(value))
+        if isinstance(value, (int, float, bytes, bytearray)):
+            return self.value(_plain(value), depth)
+        if isinstance(value, list):
+            return self._items(list(value), "list", depth)
+        if isinstance(value, dict):
+            return self._dict(dict(value), depth)
+        if self._operation is not None and callable(value):
+            number, is_async = self._operation(value, name)
+            return Tagged(27, ["ipcctl.Reference", REFERENCE_OPERATION, number, is_async, name])
+        if _is_array(value):
+            self._pay(int(value.nbytes))
+            return value
+        for convert in (lambda: int(value.__index__()), lambda: float(value.__float__())):
+            try:
+                return self.value(convert(), depth)
+            except AttributeError:
+                continue
+        raise ValueRefused(
+            f"Unsupported Python type for JSValue conversion: {type(value).__name__}; "
+            "send None, bool, int, float, str, bytes, list, tuple, dict, set, datetime or a JsFunction"
+        )
+
+
+def _bytes_of(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise ValueRefused(
+            "Unsupported Python type for JSValue conversion: str with a lone surrogate; "
+            "text.encode(errors='replace').decode() mends it"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    """Of a subclass, such as an enum or a bool of a library."""
+    if isinstance(value, int):
+        return int.__int__(value)
+    return float.__float__(value) if isinstance(value, float) else bytes(value)
+
+
+def _date(value: datetime.datetime) -> Tagged:
+    """In milliseconds, which is what a Date has; without a zone it is taken as UTC."""
+    aware = value if value.tzinfo is not None else value.replace(tzinfo=datetime.timezone.utc)
+    ms = round((aware - _EPOCH) / datetime.timedelta(milliseconds=1))
+    return Tagged(1, ms / 1000)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "nbytes") and hasattr(value, "dtype") or type(value).__name__ == "array"
+
+
+__all__ = ["Limits", "Lowering", "ValueRefused", "undefined"]
