@@ -421,5 +421,11 @@ export const LIMITS = {
     value: 16,
     why: "groups that use a plugin at once that has a process for each; with DuckDB such a one is some 150 MB",
   },
+  runtimesReady: {
+    value: 4,
+    why: "engines of one kind that a program starts ahead, once it has taken as many: a start is 20 ms of a core, an engine that waits 5 MB",
+  },
+  runtimeKindsReady: { value: 4, why: "kinds of engines of which a program has some ready; the oldest kind goes" },
+  runtimeTemplates: { value: 32, why: "newest templates of runtimes in the cache folder; each is 30 KB" },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
 } as const;

@@ -39,7 +39,7 @@ const { answered, errors, bytesIn, bytesOut, latencies, nanoseconds, words } = s
 const PARTS: readonly Part[] = [
   { name: "SHIM_VERSION", numbers: shim.SHIM_VERSION, says: "The shim's contract.", isForPython: true },
   { name: "SHIM_VERSION_MIN", numbers: shim.SHIM_VERSION_MIN, says: "The oldest one that is spoken." },
-  { name: "SPEC_*", numbers: shim.SPEC, says: "Frames of the start specification." },
+  { name: "SPEC_*", numbers: shim.SPEC, says: "Frames of the start specification.", isForPython: true },
   { name: "REQUEST_*", numbers: shim.REQUEST, says: "Requests to the shim.", isForPython: true },
   { name: "REPLY_*", numbers: shim.REPLY, says: "What it tells and answers.", isForPython: true },
   { name: "STATE_*", numbers: shim.STATE, says: "Offsets in STATE, and its length.", isForPython: true },
@@ -140,6 +140,9 @@ const PYTHON_LIMITS = limits(
   "errorChars",
   "hostMessageBytes",
   "stdioCalls",
+  "runtimesReady",
+  "runtimeKindsReady",
+  "runtimeTemplates",
 );
 
 /** `bytesIn` → `BYTES_IN` */

@@ -781,6 +781,26 @@ def _runtime_folder() -> str:
     return "/run/ipcctl" if os.getuid() == 0 else _joined(_state_folder(), "run")
 
 
+def runtime_folder() -> str:
+    """Where the socket of a daemon would be, if nothing else says where."""
+    home = _ours("IPCCTL_HOME")
+    return _joined(home, "run") if home else _runtime_folder()
+
+
+def cache_folder() -> str:
+    home = _ours("IPCCTL_HOME")
+    if home:
+        return _joined(home, "cache")
+    if folder := _absolute("CACHE_DIRECTORY"):
+        return folder
+    if folder := _absolute("XDG_CACHE_HOME"):
+        return _joined(folder, "ipcctl")
+    home = _absolute("HOME")
+    if os.getuid() == 0:
+        return "/var/cache/ipcctl"
+    return _joined(home, ".cache/ipcctl") if home else _joined(_state_folder(), "cache")
+
+
 def _state_folder() -> str:
     if folder := _absolute("STATE_DIRECTORY"):
         return folder

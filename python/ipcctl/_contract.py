@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+f48733ba"
+EDITION = "0.1.0+d50593e9"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -31,6 +31,42 @@ ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
 
 # The shim's contract.
 SHIM_VERSION = 2
+
+# Frames of the start specification.
+SPEC_VERSION = 1
+SPEC_RUN = 2
+SPEC_ARG = 3
+SPEC_ENV = 4
+SPEC_CWD = 5
+SPEC_IDS = 6
+SPEC_STOP = 7
+SPEC_LOG = 8
+SPEC_RLIMIT = 9
+SPEC_CGROUP = 10
+SPEC_NOTIFY = 11
+SPEC_WALL = 12
+SPEC_RAWLOG = 13
+SPEC_CONFINE = 14
+SPEC_LANDLOCK = 15
+SPEC_PATH = 16
+SPEC_FILTER = 17
+SPEC_PORT = 18
+SPEC_PATCH = 19
+SPEC_NAMESPACES = 20
+SPEC_MOUNT = 21
+SPEC_HOST = 22
+SPEC_ANSWER = 23
+SPEC_AUDIT = 24
+SPEC_PLANE = 25
+SPEC_NAME = 26
+SPEC_ZYGOTE = 27
+SPEC_KILL = 28
+SPEC_UMASK = 29
+SPEC_OWNER = 30
+SPEC_LINES = 31
+SPEC_COMMANDS = 32
+SPEC_INPUT = 43
+SPEC_END = 255
 
 # Requests to the shim.
 REQUEST_HELLO = 32
@@ -257,3 +293,6 @@ ERROR_PARTS_MAX = 128
 ERROR_CHARS_MAX = 16777216
 HOST_MESSAGE_BYTES_MAX = 1048576
 STDIO_CALLS_MAX = 64
+RUNTIMES_READY_MAX = 4
+RUNTIME_KINDS_READY_MAX = 4
+RUNTIME_TEMPLATES_MAX = 32

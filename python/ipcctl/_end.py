@@ -385,6 +385,23 @@ class ShimDoor:
                 (version,) = struct.unpack_from("<I", payload, _contract.STATE_VERSION)
                 return version, payload[_contract.STATE_ATTACHED] == 1
 
+    def wait_attached(self) -> int:
+        """Until the worker has a runtime. :returns: its pid :raises IpcError: NOT_RUNNING if it ends before, DEADLINE"""
+        self._send(_contract.REQUEST_HELLO, struct.pack("<I", _contract.SHIM_VERSION), ())
+        pid = 0
+        while True:
+            kind, payload = self._next()
+            if kind == _contract.REPLY_EXITED:
+                raise not_running(self._name)
+            if kind == _contract.REPLY_STATE:
+                (pid,) = struct.unpack_from("<I", payload, _contract.STATE_PID)
+                if payload[_contract.STATE_EXITED] == 1:
+                    raise not_running(self._name)
+                if payload[_contract.STATE_ATTACHED] == 1:
+                    return pid
+            if kind == _contract.REPLY_ATTACHED and payload[0] == 1:
+                return pid
+
     def ask(self, request: int, body: bytes = b"", fds: tuple[int, ...] = ()) -> int:
         """0, or an errno."""
         self._send(request, body, fds)

@@ -9,7 +9,7 @@ import type { QueueFlags, TaskFlags } from "./event-commands.ts";
 import type { ConversationFlag, GetFlags, PutFlags } from "./file-commands.ts";
 import type { AcceptFlags, CallFlags, RemoveFlags } from "./plugin-commands.ts";
 import type { NewFlags } from "./plugin-new.ts";
-import type { AskFlags } from "./policy.ts";
+import type { AskFlags, CompileFlags } from "./policy.ts";
 import type { SessionFlags } from "./session-commands.ts";
 import type { SnapshotFlags } from "./snapshot.ts";
 import { Command, Option } from "commander";
@@ -319,7 +319,8 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   withGlobals(definitionFlags(exceptionFlags(policy.command("compile <policy> [script]"))))
     .description("print a start under a policy as a template in JSON, which programs can use without a daemon")
     .addOption(new Option("--for <language>", "what runs (default: python)").choices(["python", "bun", "node"]))
-    .action((what: string, script: string | undefined, flags: AskFlags & { for?: string }, command: Command) =>
+    .option("--serves", "it answers calls of the program that keeps its shim, and ends with it")
+    .action((what: string, script: string | undefined, flags: CompileFlags, command: Command) =>
       finish(import("./policy.ts").then(({ compilePolicy }) => compilePolicy(contextOf(command), what, script, flags))),
     );
   add("doctor", "check what this machine can do, what is missing, and how to fix it", "ipcctl doctor").action(

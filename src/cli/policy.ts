@@ -32,6 +32,7 @@ export function showPolicy(context: Context, name: string): number {
 
 /** The flags of `start` that decide what a worker may do, and where it runs. */
 export type AskFlags = Omit<StartFlags, "policy">;
+export type CompileFlags = AskFlags & { readonly for?: string; readonly serves?: boolean };
 
 /**
  * Each grant and each denial with the mechanism that enforces it on this machine; with a script, the decisions of its
@@ -109,11 +110,11 @@ export async function compilePolicy(
   context: Context,
   name: string,
   script: string | undefined,
-  flags: AskFlags & { for?: string },
+  flags: CompileFlags,
 ): Promise<number> {
   const { compileTemplate } = await import("../launch/template.ts");
   const { find, SYSTEM_PATH } = await import("../launch/languages.ts");
-  const { for: language = "python", interpreter, ...others } = flags;
+  const { for: language = "python", interpreter, serves = false, ...others } = flags;
   if (script !== undefined && flags.for !== undefined)
     throw new IpcError("USAGE", "policy compile: a script decides what runs it: give a script or --for, not both");
   const named = interpreter ?? (language === "python" ? "python3" : language);
@@ -136,7 +137,8 @@ export async function compilePolicy(
   const cwd = flags.cwd === undefined ? undefined : context.resolve(flags.cwd);
   const whole = script === undefined ? app : { ...app, script: context.resolve(script) };
   wanted.audit.makeFolder(); // what answers for such a worker writes there
-  context.print(JSON.stringify(compileTemplate({ ...wanted, app: whole, base, hasPlane: false, isOnce: true }, cwd)));
+  const preparation = { ...wanted, app: whole, base, hasPlane: serves, isOnce: true };
+  context.print(JSON.stringify(compileTemplate(preparation, cwd, serves)));
   return 0;
 }
 

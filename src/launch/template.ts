@@ -4,12 +4,13 @@
  * again. `docs/launching.md` has the format.
  */
 import { readFileSync, readlinkSync, statSync } from "node:fs";
+import { constants } from "node:os";
 import { MOUNT, SHIM_VERSION, SPEC } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { SHIM_BINARY } from "../base/install.ts";
 import { VERSION } from "../base/version.ts";
 import { policyFiles } from "../sandbox/policy.ts";
-import { encodeMount, encodeSpec, framesOf } from "../shim/spec.ts";
+import { encodeMount, encodeSpec, framesOf, type Spec } from "../shim/spec.ts";
 import { locate, type Preparation, requireBunsProc, settle } from "./settle.ts";
 import { complete, makeRunSpec, requireGroup } from "./specification.ts";
 
@@ -55,15 +56,28 @@ export type Template = {
 
 /** Marks a hole while the specification is made. */
 const MARK = { argv: "/ipcctl-template/argv", env: "IPCCTL_TEMPLATE", scratch: "/ipcctl-template/scratch" };
+/** The program that keeps the shim is its owner, and nobody else needs the end of what it owns to be orderly. */
+const SERVING: Partial<Spec> = {
+  owner: "stdin",
+  stop: { graceMs: 0, signal: constants.signals.SIGKILL },
+  killMode: "main",
+  log: { maxFileBytes: 65_536, maxFiles: 2, maxTotalBytes: 131_072, maxAgeMs: 0, whenFull: "drop" },
+};
 /** If it is not a folder that a policy shows, a step of its own creates it. */
 const ANYWHERE = "/";
 
 /**
  * @param cwd the folder that it always runs in; undefined: each run chooses, which policies that grant the project do
  * not allow
+ * @param isServing it is kept by `ipcctl-shim DIR`, answers calls, and ends with the program that holds the shim's
+ * standard input
  * @throws IpcError as a start does
  */
-export function compileTemplate(wanted: Omit<Preparation, "scratch">, cwd: string | undefined): Template {
+export function compileTemplate(
+  wanted: Omit<Preparation, "scratch">,
+  cwd: string | undefined,
+  isServing = false,
+): Template {
   const app = { ...wanted.app, cwd: cwd ?? ANYWHERE };
   const preparation = { ...wanted, app, scratch: MARK.scratch, isScratchShut: false };
   const settled = settle(preparation);
@@ -79,7 +93,7 @@ export function compileTemplate(wanted: Omit<Preparation, "scratch">, cwd: strin
         hint: "--interpreter VENV/bin/python",
       },
     );
-  const spec = makeRunSpec(complete(preparation, { ...settled, executable }));
+  const spec = { ...makeRunSpec(complete(preparation, { ...settled, executable })), ...(isServing ? SERVING : {}) };
   const bytes = encodeSpec({ ...spec, argv: [...spec.argv, MARK.argv], env: { ...spec.env, [MARK.env]: "" } });
   const frames = framesOf(bytes).map(({ type, payload }): TemplateFrame => {
     const text = payload.toString("latin1");

@@ -1,0 +1,141 @@
+"""Engines that are ready before they are asked for."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections import deque
+from dataclasses import replace
+
+from .. import _contract
+from ._launch import Options, forget_locks
+from ._process import Guest, end_all, forget_all, start
+
+#: For the start that is under way when the program ends.
+_LEAVE_SECONDS = 2.0
+
+
+class _Kind:
+    """Engines that differ in nothing."""
+
+    def __init__(self) -> None:
+        self.ready: deque[Guest] = deque()
+        self.taken = 0
+
+    @property
+    def wanted(self) -> int:
+        """A program that needs one may never need another."""
+        return min(self.taken, _contract.RUNTIMES_READY_MAX)
+
+
+class _Pool:
+    def __init__(self) -> None:
+        self.forsake()
+
+    def forsake(self) -> None:
+        """In a forked child: the engines are its parent's, and threads of the parent may have held the lock."""
+        self._changed = threading.Condition()
+        #: The one that was asked for last is the last one.
+        self._kinds: dict[Options, _Kind] = {}
+        self._thread: threading.Thread | None = None
+        self._is_over = False
+
+    def take(self, options: Options) -> Guest:
+        """:raises RuntimeError:"""
+        alike = replace(options, max_memory=None, max_cpu=None)
+        while (guest := self._ready(alike)) is not None:
+            # It may have been killed while it waited, and this user may not be allowed to limit what runs already.
+            if guest.is_alive and guest.limit(options):
+                return guest
+            guest.dispose()
+        return start(options)
+
+    def _ready(self, alike: Options) -> Guest | None:
+        with self._changed:
+            kind = self._kinds.pop(alike, None) or _Kind()
+            self._kinds[alike] = kind
+            kind.taken += 1
+            guest = kind.ready.popleft() if kind.ready else None
+            if not self._is_over and self._thread is None:
+                self._thread = threading.Thread(target=self._fill, name="ipcctl.js pool", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+            return guest
+
+    def _fill(self) -> None:
+        while True:
+            with self._changed:
+                while (next_one := self._next()) is None:
+                    if self._is_over:
+                        return
+                    self._changed.wait()
+            if isinstance(next_one, Guest):
+                next_one.dispose()
+                continue
+            try:
+                guest = start(next_one)
+            except Exception:
+                # Whoever takes one hears why; more attempts wait for that.
+                with self._changed:
+                    if next_one in self._kinds:
+                        self._kinds[next_one].taken = 0
+                continue
+            with self._changed:
+                kind = self._kinds.get(next_one)
+                if kind is not None and not self._is_over:
+                    kind.ready.append(guest)
+                    continue
+            guest.dispose()
+
+    def _next(self) -> Options | Guest | None:
+        """What to start, or to end."""
+        if self._is_over:
+            return None
+        if len(self._kinds) > _contract.RUNTIME_KINDS_READY_MAX:
+            oldest = next(iter(self._kinds))
+            if self._kinds[oldest].ready:
+                return self._kinds[oldest].ready.popleft()
+            del self._kinds[oldest]
+        for options, kind in reversed(self._kinds.items()):
+            if len(kind.ready) < kind.wanted:
+                return options
+        return None
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_over = True
+            waiting = [guest for kind in self._kinds.values() for guest in kind.ready]
+            self._kinds.clear()
+            self._changed.notify_all()
+            thread, self._thread = self._thread, None
+        for guest in waiting:
+            guest.kill()
+        for guest in waiting:
+            guest.dispose()
+        if thread is not None:
+            thread.join(_LEAVE_SECONDS)
+
+
+_pool = _Pool()
+
+
+def take(options: Options) -> Guest:
+    """From those that are ready, else a new one. :raises RuntimeError: that says what is missing, and what to do"""
+    return _pool.take(options)
+
+
+@atexit.register
+def _leave() -> None:
+    """Before the daemon threads stop: nothing may be left behind."""
+    _pool.close()
+    end_all()
+
+
+def _forsake() -> None:
+    forget_locks()
+    forget_all()
+    _pool.forsake()
+
+
+os.register_at_fork(after_in_child=_forsake)

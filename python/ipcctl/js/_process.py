@@ -1,0 +1,629 @@
+"""The process of a runtime: how it starts, is watched, and ends.
+
+Its shim is a child of this program and holds one end of a pipe, so that the engine ends with this program, whatever
+ends that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .. import _contract
+from .._backend import BrokenChannel
+from .._client import runtime_folder
+from .._end import End, ShimDoor
+from .._types import IpcError
+from ._launch import Options, cpu_limit, find_program, installation, require_version, specification
+
+if TYPE_CHECKING:
+    from typing import Self
+
+_START_SECONDS = 30.0
+#: A shim ends within milliseconds of its engine.
+_END_SECONDS = 5.0
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+#: Of what a guest has used: how often it is looked at while its code runs, and for how long after that.
+_LOOK_SECONDS, _LOOKS_AFTER = 0.002, 25
+#: What the engine itself takes once code runs: compiled code, structures, threads.
+_ENGINE_ROOM = 16 * 1024**2
+#: Above the limit, where the kernel refuses memory before it is looked at.
+_WALL_ROOM = 32 * 1024**2
+#: How an engine ends that gets no memory.
+_CRASHES = frozenset((signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV))
+
+
+# ---- folders ----
+
+
+class _Folders:
+    """A folder for each engine, in one of this program, which holds a lock as long as it lives."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._root: str | None = None
+        self._held = -1
+        self._count = 0
+
+    def make(self) -> str:
+        """:raises OSError:"""
+        with self._lock:
+            if self._root is None or not os.path.isdir(self._root):
+                self._open()
+            self._count += 1
+            path = f"{self._root}/{self._count}"
+        os.mkdir(path, 0o700)
+        return path
+
+    def _open(self) -> None:
+        try:
+            above = os.path.join(runtime_folder(), "js")
+            os.makedirs(above, 0o700, exist_ok=True)
+            self._take(above)
+        except OSError:  # read-only, or full
+            above = os.path.join(tempfile.gettempdir(), f"ipcctl-js-{os.getuid()}")
+            os.makedirs(above, 0o700, exist_ok=True)
+            if os.lstat(above).st_uid != os.getuid():
+                above = tempfile.mkdtemp(prefix="ipcctl-js-")
+            self._take(above)
+        _sweep(above, self._root)
+
+    def _take(self, above: str) -> None:
+        root = tempfile.mkdtemp(prefix="", dir=above)
+        held = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        self.close()
+        self._root, self._held = root, held
+
+    def close(self) -> None:
+        """Nothing runs in it any more."""
+        if self._root is not None:
+            shutil.rmtree(self._root, ignore_errors=True)
+        self.forsake()
+
+    def forsake(self) -> None:
+        if self._held >= 0:
+            os.close(self._held)
+        self._root, self._held = None, -1
+        self._lock = threading.Lock()
+
+
+def _sweep(above: str, ours: str | None) -> None:
+    """Removes what programs have left that were killed. A shim that still ends has its working directory there."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(above):
+            path = os.path.join(above, name)
+            if path == ours:
+                continue
+            with contextlib.suppress(OSError):
+                held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    os.close(held)
+
+
+_folders = _Folders()
+
+
+# ---- the process ----
+
+
+class Guest:
+    """An engine, and the channel to it."""
+
+    #: Of the engine, as seen from here.
+    pid: int
+    #: Its first message is taken already.
+    end: End
+    hello: dict[str, Any]
+    is_confined: bool
+
+    def __init__(self, options: Options, shim: _Shim, end: End, hello: dict[str, Any]) -> None:
+        """Only by :func:`start`."""
+        self.options = options
+        self.pid, self.end, self.hello, self.is_confined = shim.pid, end, hello, options.confine
+        self._shim = shim
+        self._lock = threading.RLock()
+        self._reason: str | None = None
+        self._limit: _Limit | None = None
+        self._is_disposed = False
+        _all.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dispose()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._shim.is_running
+
+    def limit(self, options: Options) -> bool:
+        """Holds it to the limits of these options, once, before code of the guest runs. False: it has ended, or this
+        user may not limit what runs already.
+        """
+        try:
+            if options.max_cpu != self.options.max_cpu:
+                self._shim.limit_cpu(options.max_cpu)
+            if options.max_memory is not None:
+                self._limit = _Limit(self, options.max_memory)
+        except OSError:
+            return False
+        self.options = options
+        return True
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Around all in which code of the guest may run: its memory is looked at as long. Costs nothing where it has no
+        limit; nests, and may be entered from several threads.
+        """
+        self.begin()
+        try:
+            yield
+        finally:
+            self.done()
+
+    def begin(self) -> None:
+        """As :meth:`running`, for what has its end elsewhere: an asynchronous call."""
+        if self._limit is not None:
+            self._limit.begin()
+
+    def done(self) -> None:
+        if self._limit is not None:
+            self._limit.done()
+
+    def interrupt(self) -> None:
+        """SIGINT to the engine. Of one that has ended nothing comes."""
+        self._shim.signal(signal.SIGINT)
+
+    def kill(self, reason: str | None = None) -> None:
+        """Ends all of it, without waiting for that. Idempotent, from any thread. The first reason is the one that
+        :meth:`how_it_ended` tells.
+        """
+        if reason is not None and self._reason is None:
+            self._reason = reason
+        self._shim.kill()
+
+    def how_it_ended(self, timeout: float) -> str | None:
+        """None while it runs. It ends a moment after its channel does."""
+        if not self._shim.wait(timeout):
+            return None
+        return self._reason or self._shim.how_it_ended(self._limit, self.options.max_cpu)
+
+    def resident_bytes(self) -> int:
+        """Of memory, as the kernel counts it; 0 once it has ended."""
+        return _resident(self.pid)[0] if self._shim.is_running else 0
+
+    def dispose(self) -> None:
+        """Kills all of it. Nothing of it runs any more; it is reaped, and its folder removed, by a thread. Idempotent; in
+        a forked child it has no effect on the engine.
+        """
+        with self._lock:
+            if self._is_disposed:
+                return
+            self._is_disposed = True
+        if self._limit is not None:
+            self._limit.close()
+        self._shim.kill()
+        self.end.close()
+        _all.discard(self)
+        _reaper.take(self._shim)
+
+    def forsake(self) -> None:
+        """In a forked child, whose parent still uses it."""
+        self._lock = threading.RLock()
+        self._is_disposed = True
+        self._limit = None
+        self._shim.forsake()
+
+
+_all: weakref.WeakSet[Guest] = weakref.WeakSet()
+
+
+def forget_all() -> None:
+    """In a forked child."""
+    for guest in list(_all):
+        guest.forsake()
+    _all.clear()
+    _folders.forsake()
+    _reaper.forsake()
+    _watch.forsake()
+
+
+def start(options: Options) -> Guest:
+    """A new one. :raises RuntimeError: that says what is missing, and what to do"""
+    deadline = time.monotonic() + _START_SECONDS
+    shim = _Shim(options)
+    end = End(_contract.SEGMENT_VERSION)
+    try:
+        shim.open(end, deadline)
+        end.half.close()
+        first = end.receive(max(0.0, deadline - time.monotonic()))
+        if first is None:
+            raise shim.failed(f"it said nothing within {_START_SECONDS:g} s")
+        kind, _, hello = first
+        if kind != _contract.TO_CLIENT_HELLO:
+            raise shim.failed(f"its first message is of kind {kind}")
+        guest = Guest(options, shim, end, hello)
+        if not guest.limit(options):
+            raise shim.failed("it ended at once")
+        return guest
+    except BaseException as error:
+        shim.kill()
+        end.close()
+        if isinstance(error, (BrokenChannel, IpcError)):
+            error = shim.failed(str(error))
+        shim.close()
+        raise error from None
+
+
+class _Shim:
+    def __init__(self, options: Options) -> None:
+        """:raises RuntimeError:"""
+        self._options = options
+        self.pid = 0
+        self._engine = self._watched = self._owner = -1
+        self._lock = threading.Lock()
+        self._folder = ""
+        self._record: dict[str, str] | None = None
+        spec = specification(options)
+        try:
+            self._folder = _folders.make()
+            with open(os.open(f"{self._folder}/spec", os.O_WRONLY | os.O_CREAT, 0o600), "wb", buffering=0) as file:
+                if file.write(spec) != len(spec):
+                    raise OSError("no space left on device")
+            input, self._owner = os.pipe2(os.O_CLOEXEC)
+            self._errors, errors = os.pipe2(os.O_CLOEXEC)
+            try:
+                self._process = subprocess.Popen(
+                    (installation().shim, self._folder),
+                    stdin=input,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    cwd="/",
+                    env={},
+                    start_new_session=True,
+                )
+            finally:
+                os.close(input)
+                os.close(errors)
+            self._watched = os.pidfd_open(self._process.pid)
+        except OSError as error:
+            self._let_go()
+            self._remove()
+            raise RuntimeError(f"ipcctl.js: a runtime cannot be started: {error}") from error
+
+    def open(self, end: End, deadline: float) -> None:
+        """:raises RuntimeError, IpcError:"""
+        said = b""
+        poll = select.poll()
+        poll.register(self._errors, select.POLLIN)
+        try:
+            # It closes them once the engine has begun.
+            while True:
+                if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                    raise self.failed(f"its shim did not start it within {_START_SECONDS:g} s")
+                part = os.read(self._errors, 4096)
+                if not part:
+                    break
+                said += part
+        finally:
+            os.close(self._errors)
+            self._errors = -1
+        if said:
+            self.wait(_END_SECONDS)
+            raise self.failed(said.decode(errors="replace").strip())
+        with ShimDoor(f"{self._folder}/sock", "the runtime", deadline) as door:
+            self.pid = door.wait_attached()
+            try:
+                self._engine = os.pidfd_open(self.pid)
+            except OSError:
+                raise self.failed("it ended at once") from None
+            number = door.ask(_contract.REQUEST_OPEN, end.half.payload, tuple(end.half.fds))
+        if number != 0:
+            raise self.failed(os.strerror(number))
+
+    def failed(self, why: str) -> RuntimeError:
+        """With what is known of its end."""
+        self.kill()
+        self.wait(_END_SECONDS)
+        log = self._last_words()
+        with contextlib.suppress(RuntimeError):
+            try:
+                require_version(self._options.engine, find_program(self._options.engine))
+            except RuntimeError as error:
+                return error
+        return RuntimeError(f"ipcctl.js: the engine did not start: {why}{'. It wrote: ' + log if log else ''}")
+
+    def _last_words(self) -> str:
+        try:
+            folder = f"{self._folder}/logs"
+            with open(f"{folder}/{max(os.listdir(folder))}", encoding="utf-8", errors="replace") as file:
+                return " ".join(line.split(" ", 3)[-1].strip() for line in file.readlines()[-8:])
+        except (OSError, ValueError):
+            return ""
+
+    # ---- its life ----
+
+    @property
+    def is_running(self) -> bool:
+        return not self._has_ended(self._engine)
+
+    def limit_cpu(self, seconds: float | None) -> None:
+        """:raises OSError:"""
+        with open(f"/proc/{self.pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        if seconds is not None:
+            resource.prlimit(self.pid, resource.RLIMIT_CPU, cpu_limit(used + seconds))
+
+    def signal(self, number: int) -> None:
+        with self._lock:
+            if self._engine >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._engine, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        with self._lock:
+            if self._owner >= 0:
+                os.close(self._owner)  # the shim kills whatever is left
+                self._owner = -1
+
+    @staticmethod
+    def _has_ended(descriptor: int) -> bool:
+        return descriptor < 0 or bool(select.select((descriptor,), (), (), 0)[0])
+
+    def wait(self, timeout: float) -> bool:
+        """Until the shim has ended, and all of the engine with it."""
+        with self._lock:
+            if self._watched < 0:
+                return True
+            watched = os.dup(self._watched)
+        try:
+            poll = select.poll()
+            poll.register(watched, select.POLLIN)
+            if not poll.poll(timeout * 1000):
+                return False
+        finally:
+            os.close(watched)
+        return True
+
+    def how_it_ended(self, limit: _Limit | None, max_cpu: float | None) -> str:
+        record = self._read_record()
+        number = int(record.get("status", "9"))
+        if record.get("kind") != "signal":
+            return f"exit status {number}" if record else "killed by signal 9, with its shim"
+        if number in (signal.SIGXCPU, signal.SIGKILL) and max_cpu is not None:
+            if int(record["cpu_us"]) >= max_cpu * 1e6:
+                return f"processor time limit exceeded: it used {int(record['cpu_us']) / 1e6:.1f} s"
+        if number in _CRASHES and limit is not None and limit.was_near(int(record["max_rss_bytes"])):
+            return limit.says()
+        return f"killed by signal {number}"
+
+    def _read_record(self) -> dict[str, str]:
+        with self._lock:
+            if self._record is None:
+                try:
+                    with open(f"{self._folder}/exit", encoding="ascii") as file:
+                        self._record = dict(line.rstrip("\n").split("=", 1) for line in file)
+                except (OSError, ValueError):
+                    self._record = {}
+            return self._record
+
+    def close(self) -> None:
+        """After :meth:`kill`."""
+        if not self.wait(_END_SECONDS):
+            self._process.kill()  # it hangs: what it supervises ends with it
+        self._process.wait()
+        self._read_record()
+        self._let_go()
+        self._remove()
+
+    def forsake(self) -> None:
+        self._lock = threading.Lock()
+        self._process.returncode = 0  # it is not ours to wait for
+        self._let_go()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            held = (self._engine, self._watched, self._owner)
+            self._engine = self._watched = self._owner = -1
+        for descriptor in held:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _remove(self) -> None:
+        """Its files by name, which is faster than to look for them."""
+        if not self._folder:
+            return
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _Reaper:
+    """The thread that waits for those that were killed: an engine takes milliseconds to end, and nobody needs to wait."""
+
+    def __init__(self) -> None:
+        self.forsake()
+
+    def forsake(self) -> None:
+        self._killed: deque[_Shim] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_over = False
+
+    def take(self, shim: _Shim) -> None:
+        with self._changed:
+            if not self._is_over:
+                self._killed.append(shim)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="ipcctl.js reaper", daemon=True)
+                    self._thread.start()
+                self._changed.notify()
+                return
+        shim.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._killed:
+                    if self._is_over:
+                        return
+                    self._changed.wait()
+                shim = self._killed.popleft()
+            shim.close()
+
+    def finish(self) -> None:
+        """Waits for all; who is killed later is waited for at once."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join(_END_SECONDS)
+
+
+_reaper = _Reaper()
+
+
+def end_all() -> None:
+    """At the end of the program."""
+    _reaper.finish()
+    guests = list(_all)
+    for guest in guests:
+        guest.kill("the program has ended")
+    for guest in guests:
+        guest.dispose()
+    _folders.close()
+
+
+def _resident(pid: int) -> tuple[int, int, int]:
+    """All of it, what is not shared, and what it may write. 0 where it has ended."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
+            _, resident, shared, _, _, data, _ = map(int, file.read(256).split())
+    except (OSError, ValueError):
+        return 0, 0, 0
+    return resident * _PAGE, (resident - shared) * _PAGE, data * _PAGE
+
+
+# ---- memory ----
+
+
+class _Limit:
+    """How much memory one guest may have: beyond what its engine had at the start, and what engines need for code.
+
+    The kernel has no exact limit for that without a control group. So it is looked at every two milliseconds while code
+    runs; for a guest that is faster than that, the kernel refuses memory a little above it.
+    """
+
+    def __init__(self, guest: Guest, most: int) -> None:
+        """:raises OSError: if it has ended"""
+        self._guest = weakref.ref(guest)
+        self._pid, self._most = guest.pid, most
+        self._resident, own, data = _resident(guest.pid)
+        self._bound = own + most + _ENGINE_ROOM
+        if own == 0:
+            raise OSError("it has ended")
+        wall = data + most + _ENGINE_ROOM + _WALL_ROOM
+        with contextlib.suppress(PermissionError, ValueError):  # of another user, or beyond what its sandbox has
+            resource.prlimit(guest.pid, resource.RLIMIT_DATA, (wall, wall))
+        self._running = 0
+        self._looks = 0
+        self._lock = threading.Lock()
+        _watch.add(self)
+
+    def begin(self) -> None:
+        with self._lock:
+            self._running += 1
+        self._looks = _LOOKS_AFTER
+        _watch.wake()
+
+    def done(self) -> None:
+        with self._lock:
+            self._running -= 1
+
+    def close(self) -> None:
+        _watch.remove(self)
+
+    def look(self) -> bool:
+        """Whether it should be looked at again soon."""
+        if self._running <= 0:
+            if self._looks <= 0:
+                return False
+            self._looks -= 1
+        own = _resident(self._pid)[1]
+        if own > self._bound:
+            guest = self._guest()
+            if guest is not None:
+                guest.kill(self.says())
+            return False
+        return True
+
+    def was_near(self, most_resident: int) -> bool:
+        return most_resident - self._resident > self._most // 2
+
+    def says(self) -> str:
+        return f"heap limit exceeded: it may have {self._most} bytes"
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self.forsake()
+
+    def forsake(self) -> None:
+        self._limits: set[_Limit] = set()
+        self._lock = threading.Lock()
+        self._is_asleep = False
+        self._awake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, limit: _Limit) -> None:
+        with self._lock:
+            self._limits.add(limit)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="ipcctl.js memory", daemon=True)
+                self._thread.start()
+
+    def remove(self, limit: _Limit) -> None:
+        with self._lock:
+            self._limits.discard(limit)
+
+    def wake(self) -> None:
+        if self._is_asleep:
+            self._awake.set()
+
+    def _run(self) -> None:
+        while True:
+            if not self._look():
+                self._awake.clear()
+                self._is_asleep = True
+                if not self._look():  # one that began meanwhile found it awake
+                    self._awake.wait()
+                self._is_asleep = False
+            time.sleep(_LOOK_SECONDS)
+
+    def _look(self) -> bool:
+        with self._lock:
+            limits = list(self._limits)
+        return any([limit.look() for limit in limits])
+
+
+_watch = _Watch()
