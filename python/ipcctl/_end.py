@@ -394,7 +394,7 @@ class ShimDoor:
             if kind == _contract.REPLY_EXITED:
                 raise not_running(self._name)
             if kind == _contract.REPLY_STATE:
-                (pid,) = struct.unpack_from("<I", payload, _contract.STATE_PID)
+                pid = int.from_bytes(payload[_contract.STATE_PID : _contract.STATE_PID + 4], "little")
                 if payload[_contract.STATE_EXITED] == 1:
                     raise not_running(self._name)
                 if payload[_contract.STATE_ATTACHED] == 1:

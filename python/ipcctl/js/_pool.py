@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import replace
 
 from .. import _contract
-from ._launch import Options, forget_locks
+from ._template import Options, forget_locks
 from ._process import Guest, end_all, forget_all, start
 
 #: For the start that is under way when the program ends.

@@ -13,7 +13,6 @@ import resource
 import select
 import shutil
 import signal
-import struct
 import subprocess
 import tempfile
 import threading
@@ -28,7 +27,7 @@ from .._backend import BrokenChannel
 from .._client import runtime_folder
 from .._end import End, ShimDoor
 from .._types import IpcError
-from ._launch import Options, cpu_limit, find_program, installation, require_version, specification
+from ._template import Options, cpu_limit, find_program, installation, require_version, specification
 
 if TYPE_CHECKING:
     from typing import Self
