@@ -30,8 +30,9 @@ _F_ADD_SEALS = 1033
 _SEALS = 0x0002 | 0x0004  # no shrinking, no growing
 #: A bell that is lost to a racing sender costs this much.
 _LOOK_SECONDS = 0.1
-#: So often between two readings of the clock.
-_LOOKS = 32
+_PART_LAST = _contract.PART_LAST
+#: Microseconds that a busy-poll takes at most.
+_LOOK_US = 50.0
 #: For this long, a process that sleeps without a handler (ENOSYS) may be about to serve.
 _START_SECONDS = 2.0
 #: No runtime is attached, it has just ended, or it is too busy to accept more.
@@ -77,6 +78,7 @@ class End:
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
         self._parts = Parts()
+        self._part_bytes = self._tx.capacity // 4
         self._is_rung_off = self._is_woken = False
         self._waker: int | None = None
         self.is_open = True
@@ -114,7 +116,7 @@ class End:
             if self._outbox_bytes > UNREAD_BYTES_MAX:
                 self.close()
                 raise BrokenChannel(f"the worker left more than {UNREAD_BYTES_MAX} bytes unread")
-            for frame in framed(data, self._tx.capacity // 4):
+            for frame in framed(data, self._part_bytes):
                 self._put(frame)
             if self._tx.needs_bell():
                 self._ring()
@@ -169,43 +171,56 @@ class End:
                 return None
             self._sleep(_LOOK_SECONDS if left is None else min(left, _LOOK_SECONDS))
 
-    def receive_soon(self, timeout: float | None, look: float) -> bytes | None:
-        """The same for whoever has just asked: looks out for the answer for so many seconds before it sleeps. None as
-        well once :meth:`wake` was called.
+    def put(self, data: bytes) -> None:
+        """:meth:`send_bytes` for messages that usually fit. :raises BrokenChannel:"""
+        with self._lock:
+            if self.is_open and not self._outbox and len(data) <= self._part_bytes and self._tx.put(self._bell, data):
+                return
+        self.send_bytes(data)
+
+    def get(self, timeout: float | None) -> bytes | None:
+        """:meth:`receive_bytes` for whoever has just asked: looks out for the answer where that pays before it sleeps.
+
+        :raises BrokenChannel: if the other side is gone, or violated the protocol
         """
         while True:
-            frame = self._rx.try_receive()
-            if frame is None and look > 0:
-                until = time.perf_counter() + look
-                while frame is None and time.perf_counter() < until:
-                    for _ in range(_LOOKS):
-                        frame = self._rx.try_receive()
-                        if frame is not None:
-                            break
-            if frame is not None:
-                if self._rx.needs_bell():
-                    self._ring()
-                message = self._parts.whole(frame)
-                if message is not None:
-                    return message
-                continue
             if self._outbox:
                 self._flush()
+            if not self.is_open:
+                raise BrokenChannel(self._why())
+            frame = self._rx.get(self._bell, _LOOK_US, _LOOK_SECONDS if self._outbox else timeout)
+            if frame is False:
+                raise BrokenChannel(self._why())
+            if frame is None:
+                if self._outbox:
+                    continue
+                return None
+            if frame[0] > _PART_LAST:
+                return frame
+            message = self._parts.whole(frame)
+            if message is not None:
+                return message
+
+    def watch(self, timeout: float) -> bytes | None:
+        """The same for a thread in the background, which :meth:`wake` has return at once."""
+        if self._outbox:
+            self._flush()
+        frame = self._rx.try_receive()
+        if frame is None:
             if self._is_rung_off or not self.is_open:
                 raise BrokenChannel(self._why())
-            if timeout is not None and timeout <= 0:
-                return None
-            if self._is_woken:
-                self._is_woken = False
-                return None
-            before = time.monotonic()
-            self._sleep(_LOOK_SECONDS if timeout is None else min(timeout, _LOOK_SECONDS))
-            look = 0
-            if timeout is not None:
-                timeout -= time.monotonic() - before
+            if not self._is_woken:
+                self._sleep(min(timeout, _LOOK_SECONDS) if self._outbox else timeout)
+            self._is_woken = False
+            frame = self._rx.try_receive()
+        if frame is None:
+            return None
+        if self._rx.needs_bell():
+            self._ring()
+        return self._parts.whole(frame)
 
     def wake(self) -> None:
-        """Has whoever is in :meth:`receive_soon` return. From any thread."""
+        """Has whoever is in :meth:`watch` return. From any thread."""
         self._is_woken = True
         if self._waker is not None:
             try:

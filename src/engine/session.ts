@@ -175,16 +175,16 @@ export class Session {
   // ---- messages ----
 
   #take(bytes: Uint8Array): void {
-    let message: unknown;
+    let fields: readonly unknown[];
     try {
-      message = new GuestReader(bytes, this.realm, this.#references).value(0);
+      fields = new GuestReader(bytes, this.realm, this.#references).message();
     } catch (error) {
       const head = decodeHead(bytes);
       if (!head || !(error instanceof CodecError || error instanceof ValueFault)) throw error;
       return this.#onUnreadable(head[0], head[1], error);
     }
-    const fields = message as readonly unknown[];
-    const [kind, number] = [fields[0] as number, fields[1] as number];
+    const kind = fields[0] as number;
+    const number = fields[1] as number;
     switch (kind) {
       case FROM.eval:
         return this.request(number, fields[4] as number | null, fields[5] === true, () =>

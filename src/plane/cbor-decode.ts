@@ -59,6 +59,15 @@ export class Reader {
     return ((this.#uint16() << 16) | this.#uint16()) >>> 0;
   }
 
+  /** A message: the items of an array, as an array of our own realm. */
+  message(): unknown[] {
+    const initial = this.#bytes[this.#need(1)]!;
+    if (initial >> 5 !== 4) throw malformed("a message that is no array");
+    const items = this.#items(initial & 31, 1);
+    this.end();
+    return items;
+  }
+
   end(): void {
     if (this.#at !== this.#bytes.length) throw malformed(`${this.#bytes.length - this.#at} bytes after the value`);
   }

@@ -43,7 +43,7 @@ export class Channel implements Disposable {
   readonly #wanted: Wanted | undefined;
   readonly #asked: Int32Array;
   /** Of the side that was offered it, which counts what it serves. */
-  readonly #statistics: BigUint64Array | undefined;
+  readonly #statistics: Statistics | undefined;
   /** Memory that is shared instead of copied. */
   readonly sharing: Sharing;
   readonly #tx: SharedRingBuffer;
@@ -81,7 +81,7 @@ export class Channel implements Disposable {
       });
     else {
       this.#wanted = new Wanted(memory);
-      this.#statistics = new BigUint64Array(memory.buffer, memory.byteOffset + SEGMENT.statistics, STATISTICS.words);
+      this.#statistics = new Statistics(memory);
     }
     this.#asked = new Int32Array(memory.buffer, memory.byteOffset + ASKED, 1);
     const [a, b] = [DATA_OFFSET, DATA_OFFSET + capacity];
@@ -146,14 +146,14 @@ export class Channel implements Disposable {
 
   /** Counts one more answer, for `status`. */
   countAnswer(isError: boolean, nanoseconds: number): void {
-    const words = this.#statistics;
-    if (!words) return;
+    const statistics = this.#statistics;
+    if (!statistics) return;
     const micros = nanoseconds / 1000;
     const latency = micros < 1 ? 0 : Math.min(LATENCY_CLASSES - 1, Math.floor(Math.log2(micros)) + 1);
-    words[STATISTICS.latencies + latency]!++;
-    words[STATISTICS.nanoseconds]! += BigInt(Math.round(nanoseconds));
-    words[STATISTICS.answered]!++;
-    if (isError) words[STATISTICS.errors]!++;
+    statistics.add(STATISTICS.latencies + latency, 1);
+    statistics.add(STATISTICS.nanoseconds, Math.round(nanoseconds));
+    statistics.add(STATISTICS.answered, 1);
+    if (isError) statistics.add(STATISTICS.errors, 1);
   }
 
   /** Sends one message; messages without room wait in order. @throws BrokenChannel if the channel is closed */
@@ -165,7 +165,7 @@ export class Channel implements Disposable {
       throw error;
     }
     this.#tx.tellCore(core());
-    if (this.#statistics) this.#statistics[STATISTICS.bytesOut]! += BigInt(message.length);
+    this.#statistics?.add(STATISTICS.bytesOut, message.length);
     const most = this.#segment.capacity / 4;
     if (message.length <= most) this.#put(message, false);
     else {
@@ -318,7 +318,7 @@ export class Channel implements Disposable {
   }
 
   #onFrame(frame: Uint8Array): void {
-    if (this.#statistics) this.#statistics[STATISTICS.bytesIn]! += BigInt(frame.length);
+    this.#statistics?.add(STATISTICS.bytesIn, frame.length);
     const kind = frame[0];
     if (kind !== MORE && kind !== LAST) return this.#listener.onMessage(frame);
     this.#parts.push(frame.subarray(1));
@@ -439,5 +439,23 @@ export class Channel implements Disposable {
 
   [Symbol.dispose](): void {
     this.#end(new BrokenChannel("the channel was closed"));
+  }
+}
+
+/** Words of 64 bits in the segment, each as two of 32: a bigint would be made for each message. */
+class Statistics {
+  readonly #halves: Uint32Array;
+
+  constructor(memory: Uint8Array) {
+    this.#halves = new Uint32Array(memory.buffer, memory.byteOffset + SEGMENT.statistics, 2 * STATISTICS.words);
+  }
+
+  /** @param count a safe integer from 0 */
+  add(word: number, count: number): void {
+    const halves = this.#halves;
+    const low = halves[2 * word]! + (count % 2 ** 32);
+    halves[2 * word] = low;
+    if (low >= 2 ** 32 || count >= 2 ** 32)
+      halves[2 * word + 1]! += Math.floor(count / 2 ** 32) + (low >= 2 ** 32 ? 1 : 0);
   }
 }

@@ -127,7 +127,7 @@ class Runtime:
         self._timeout = config.timeout
         self._limits = Limits(config.max_serialization_depth, config.max_serialization_bytes)
         self._console = config.enable_console
-        self._pid = os.getpid()
+        self._pid = _here.pid
         self._lock = threading.Lock()
         self._is_closed = False
         self._ops = 0
@@ -192,13 +192,10 @@ class Runtime:
     def _ask(self, kind: str, message: list[Any], seconds: float | None, counted: str | None) -> Any:
         session = self._usable()
         began = time.monotonic()
-        deadline = None if seconds is None else began + seconds
         try:
             request = session.begin(kind, message)
-            value = session.wait(request, deadline, seconds)
-            if request.is_pending and not request.is_done:
-                return _Pending(self, request)
-            return value
+            value = session.wait(request, None if seconds is None else began + seconds, seconds)
+            return _Pending(self, request) if request.is_pending and not request.is_done else value
         finally:
             if counted is not None:
                 self._count(counted, began)
@@ -257,15 +254,15 @@ class Runtime:
         return future
 
     def _count(self, kind: str, began: float) -> None:
-        elapsed = (time.monotonic() - began) * 1000
         stats = self._stats
+        stats["last"] = elapsed = (time.monotonic() - began) * 1000
         stats["total"] += elapsed
-        stats["last"], stats["kind"] = elapsed, kind
+        stats["kind"] = kind
         stats[kind] = stats.get(kind, 0) + 1
 
     def _usable(self) -> Session:
         """:raises RuntimeError: if it was closed, or has ended"""
-        if self._pid != os.getpid():
+        if self._pid != _here.pid:
             raise RuntimeError("Runtime is closed: it belongs to the process that this one was forked from")
         session = self._session
         if session.ended is not None:
@@ -306,8 +303,14 @@ class Runtime:
         if self._session.ended is not None and self._is_closed:
             raise RuntimeError("Runtime has been shut down")
         if args:
-            lowering = self._lowering()
-            lowered = [lowering.value(one) for one in args]
+            lowering = None
+            lowered = []
+            for one in args:
+                if type(one) not in _SCALARS:
+                    if lowering is None:
+                        lowering = self._lowering()
+                    one = lowering.value(one)
+                lowered.append(one)
         else:
             lowered = []
         return [TO_ENGINE_CALL, 0, function._number, lowered, _ms(seconds), is_async]
@@ -463,7 +466,7 @@ class Runtime:
     # ---- the end ----
 
     def is_closed(self) -> bool:
-        return self._session.ended is not None or self._pid != os.getpid()
+        return self._session.ended is not None or self._pid != _here.pid
 
     def close(self) -> None:
         """Ends its process. Whatever waits for it is told that it is closed."""
@@ -475,7 +478,7 @@ class Runtime:
         self._end(RuntimeTerminated(f"Runtime terminated: {_HOST_REQUEST}"))
 
     def _end(self, error: RuntimeError) -> None:
-        if self._pid != os.getpid():
+        if self._pid != _here.pid:
             return
         _open.discard(self)
         self._session.finish(None, error)
@@ -535,6 +538,22 @@ class _Pending:
         return "<pending promise of JavaScript>"
 
 
+class _Here:
+    """This process: a forked child has no runtimes."""
+
+    pid = os.getpid()
+
+
+_here = _Here()
+
+
+def _forked() -> None:
+    _here.pid = os.getpid()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class _Loop:
     """An event loop in a thread of its own, for async functions that are called while none runs."""
 
@@ -563,6 +582,7 @@ _REPORTED = (
     "bytes_streamed_py_to_js",
 )
 _HEAP_SLACK = 0
+_SCALARS = frozenset((bool, int, float, type(None)))
 #: After its time an evaluation that only waits is given up at once, and one that computes after this.
 _LATE_SECONDS = 0.05
 

@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from itertools import count
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import _types
@@ -47,8 +48,10 @@ from ._errors import JsTimeout, RuntimeTerminated, error_of
 if TYPE_CHECKING:
     from .._end import End
 
-#: How long whoever waits looks out for an answer before it sleeps.
-_LOOK_SECONDS = 60e-6
+#: A lost bell costs a thread in the background at most this much.
+_IDLE_SECONDS = 2.0
+#: A reference is a tag of its own; in what is short, it is looked for.
+_TAG_27, _SHORT_BYTES = b"\xd8\x1b", 256
 #: Another thread reads, and tells; a lost notice costs this much.
 _FOLLOW_SECONDS = 0.05
 #: How long the thread in the background lets one that waits come first.
@@ -60,6 +63,8 @@ _LATE_SECONDS = 0.05
 #: Between two looks at the memory of a process that has a limit.
 _MEMORY_SECONDS = 0.002
 _TEXT_CHARS = 10_000
+#: Values that are sent as they are.
+_SCALARS = frozenset((bool, int, float))
 
 
 class Process(Protocol):
@@ -74,37 +79,24 @@ class Process(Protocol):
 
 
 class Request:
-    """One thing that was asked, until it is answered."""
+    """One thing that was asked, until it is answered. What most of them do not have stands in the class."""
 
-    __slots__ = (
-        "context",
-        "error",
-        "inbox",
-        "is_done",
-        "is_pending",
-        "is_stopped",
-        "kind",
-        "loop",
-        "notify",
-        "number",
-        "owner",
-        "stop",
-        "value",
-    )
+    is_done = is_pending = is_stopped = False
+    value: Any = None
+    error: BaseException | None = None
+    #: The thread that waits for it and runs what it calls; None for an async one.
+    owner: int | None = None
+    #: Calls of Python that are to run in that thread.
+    inbox: deque[list[Any]] | None = None
+    #: What a function of Python that it called has raised to end everything.
+    stop: BaseException | None = None
+    context: contextvars.Context | None = None
+    #: The event loop that waits for it, if one does.
+    loop: Any = None
+    notify: Callable[[Request], None] | None = None
 
-    def __init__(self, number: int, kind: str, notify: Callable[[Request], None] | None = None) -> None:
-        self.number, self.kind, self.notify = number, kind, notify
-        self.is_done = self.is_pending = self.is_stopped = False
-        self.value: Any = None
-        self.error: BaseException | None = None
-        #: The thread that waits for it and runs what it calls; None for an async one.
-        self.owner: int | None = None
-        self.inbox: deque[list[Any]] = deque()
-        #: What a function of Python that it called has raised to end everything.
-        self.stop: BaseException | None = None
-        self.context: contextvars.Context | None = None
-        #: The event loop that waits for it, if one does.
-        self.loop: Any = None
+    def __init__(self, number: int, kind: str) -> None:
+        self.number, self.kind = number, kind
 
     def finish(self, value: Any, error: BaseException | None) -> None:
         if self.is_done:
@@ -166,17 +158,17 @@ class Session:
 
         :raises RuntimeError: if the runtime has ended
         """
-        request = Request(next(self._numbers), kind, notify)
-        message[1] = request.number
-        self.requests[request.number] = request
+        number = message[1] = next(self._numbers)
+        request = self.requests[number] = Request(number, kind)
         if notify is None:
-            request.owner = threading.get_ident()
+            request.owner = get_ident()
         else:
+            request.notify = notify
             request.context = contextvars.copy_context()
         try:
             self.send(message)
         except BaseException:
-            self.requests.pop(request.number, None)
+            self.requests.pop(number, None)
             raise
         if notify is not None:
             self.read_always()
@@ -198,11 +190,10 @@ class Session:
             raise self.ended_error() from None
 
     def _put(self, message: list[Any]) -> None:
-        end = self._end
         if _types.share is None:
-            end.send_bytes(dumps(message, MESSAGE_BYTES_MAX))
+            self._end.put(dumps(message, MESSAGE_BYTES_MAX))
         else:
-            end.send(message)
+            self._end.send(message)
 
     def send_quietly(self, message: list[Any]) -> None:
         try:
@@ -243,26 +234,32 @@ class Session:
         return request.value
 
     def _serve(self, request: Request, deadline: float | None) -> None:
-        inbox = request.inbox
+        left = None
+        reading = self._reading
         while not request.is_done and not request.is_pending:
-            left = None
             if deadline is not None:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return
-            if inbox:
-                self._invoked(inbox.popleft(), request)
-            elif self._reading.acquire(blocking=False):
+            if request.inbox:
+                self._invoked(request.inbox.popleft(), request)
+            elif reading.acquire(False):
+                mine = None
                 try:
-                    if not inbox and not request.is_done and not request.is_pending:
-                        self._read(left)
+                    if not request.inbox and not request.is_done and not request.is_pending:
+                        mine = self._read(left)
                 finally:
-                    self._reading.release()
+                    reading.release()
                     if self._waiting or self._background is not None:
-                        with self._changed:
-                            self._changed.notify_all()
+                        self._tell()
+                if mine is not None:
+                    self._invoked(mine, request)
             else:
                 self._follow(request, left)
+
+    def _tell(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _follow(self, request: Request, left: float | None) -> None:
         """Another thread reads. The one in the background gives way."""
@@ -284,7 +281,7 @@ class Session:
         self.send_quietly([TO_ENGINE_CANCEL, request.number])
         self.process.interrupt()
         until = time.monotonic() + _GRACE_SECONDS
-        request.inbox.clear()
+        request.inbox = None
         while not request.is_done and self.ended is None:
             left = until - time.monotonic()
             if left <= 0:
@@ -338,24 +335,34 @@ class Session:
                 continue
             try:
                 if self.ended is None:
-                    self._read(None)
+                    self._read(None, True)
             finally:
                 self._reading.release()
-                with self._changed:
-                    self._changed.notify_all()
+                self._tell()
 
-    def _read(self, timeout: float | None) -> None:
-        """Takes one message, or sleeps until there may be one."""
-        end = self._end
-        before = here.channel
-        here.channel = self
+    def _read(self, timeout: float | None, is_background: bool = False) -> list[Any] | None:
+        """Takes one message, or sleeps until there may be one.
+
+        :returns: a call of Python that this very thread is to carry out
+        """
         try:
-            limit = self.memory_limit
-            if limit is not None:
-                timeout = self._see_memory(limit, timeout)
-            data = end.receive_soon(timeout, _LOOK_SECONDS if self._background is None else 0.0)
-            if data is not None:
-                self._take(loads(data))
+            if self.memory_limit is not None:
+                timeout = self._see_memory(self.memory_limit, timeout)
+            if is_background:
+                data = self._end.watch(_IDLE_SECONDS if timeout is None else timeout)
+            else:
+                data = self._end.get(timeout)
+            if data is None:
+                return None
+            if len(data) < _SHORT_BYTES and _TAG_27 not in data:
+                return self._take(loads(data))
+            before = here.channel
+            here.channel = self
+            try:
+                message = loads(data)
+            finally:
+                here.channel = before
+            return self._take(message)
         except Unheld as error:
             self.kill(f"it sent a value that cannot be held here: {error}")
         except (BrokenChannel, DecodeError, TypeError, IndexError, KeyError, ValueError, AttributeError) as error:
@@ -363,8 +370,7 @@ class Session:
                 self.finish(None)
             else:
                 self.kill(f"it sent a malformed message: {error}")
-        finally:
-            here.channel = before
+        return None
 
     def _see_memory(self, limit: Callable[[], str | None], timeout: float | None) -> float:
         now = time.monotonic()
@@ -375,7 +381,7 @@ class Session:
                 return 0.0
         return _MEMORY_SECONDS if timeout is None else min(timeout, _MEMORY_SECONDS)
 
-    def _take(self, message: Any) -> None:
+    def _take(self, message: Any) -> list[Any] | None:
         kind, number = message[0], message[1]
         if kind == FROM_ENGINE_RESULT:
             request = self.requests.pop(number, None)
@@ -390,7 +396,7 @@ class Session:
                 request.is_pending = True
                 request.context = contextvars.copy_context()
         elif kind == FROM_ENGINE_INVOKE:
-            self._invoke(message)
+            return self._invoke(message)
         elif kind == FROM_ENGINE_PRINT:
             self._printed(int(number), str(message[2]), str(message[3]))
         elif kind == FROM_ENGINE_DROP:
@@ -400,6 +406,7 @@ class Session:
             self._end.forget(number)
         elif kind != FROM_ENGINE_HELLO and not self.extra(kind, message):
             raise BrokenChannel(f"unknown kind of message: {kind}")
+        return None
 
     def revive_reference(self, parts: list[Any]) -> Any:
         """What stands for a function or a stream of JavaScript in a value."""
@@ -421,24 +428,24 @@ class Session:
 
     # ---- functions of this side ----
 
-    def _invoke(self, message: list[Any]) -> None:
-        _, number, operation, args, of, is_waiting = message
+    def _invoke(self, message: list[Any]) -> list[Any] | None:
+        _, number, operation, args, of, _ = message
         found = self.operations.get(operation)
         request = self.requests.get(of)
         if found is None or type(args) is not list:
-            error = PermissionError("this function is not bound any more")
-            return self.send_quietly([TO_ENGINE_THROW, number, _told(error)])
-        if found.is_async:
-            return self._begin_async(number, found, args, request)
-        owner = None if request is None or request.is_stopped else request.owner
-        if owner is None or request is None:
+            self.send_quietly([TO_ENGINE_THROW, number, _told(PermissionError("this function is not bound any more"))])
+        elif found.is_async:
+            self._begin_async(number, found, args, request)
+        elif request is None or request.owner is None or request.is_stopped:
             self._invoked(message, request)
-        elif owner == threading.get_ident():
-            request.inbox.append(message)
+        elif request.owner == get_ident():
+            return message
         else:
+            if request.inbox is None:
+                request.inbox = deque()
             request.inbox.append(message)
-            with self._changed:
-                self._changed.notify_all()
+            self._tell()
+        return None
 
     def _invoked(self, message: list[Any], request: Request | None) -> None:
         """Runs a function of Python for JavaScript, which waits for it."""
@@ -458,6 +465,8 @@ class Session:
             request.stop = error
             self.throw(number, RuntimeError("interrupted"))
             raise
+        if value is None or type(value) in _SCALARS:
+            return self.send_quietly([TO_ENGINE_RETURN, number, value])
         self.answer(number, value)
 
     def answer(self, number: int, value: Any) -> None:
