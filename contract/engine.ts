@@ -26,7 +26,7 @@ export const TO_ENGINE = {
 
 /** The fields after the kind. */
 export const TO_ENGINE_FIELDS: Readonly<Record<keyof typeof TO_ENGINE, string>> = {
-  eval: "request, source, file name, milliseconds or null, whether its promise is awaited",
+  eval: "request, source, file name, milliseconds or null, whether its promise is awaited, whether PRINT is sent for it",
   call: "request, number of a function, arguments, milliseconds or null, whether its promise is awaited",
   cancel: "request: nobody waits for it any more",
   credit: "stream of the engine, n: it may send n more items",

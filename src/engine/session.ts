@@ -2,6 +2,7 @@
  * What Python asks of this process, one message after the other. Code of the guest runs in the middle of it, calls
  * Python, and waits for its answer here, while other requests may be served.
  */
+import { AsyncLocalStorage } from "node:async_hooks";
 import vm from "node:vm";
 import { ENGINE_FAULT, FROM_ENGINE as TO, TO_ENGINE as FROM } from "../../contract/engine.ts";
 import { limit } from "../base/limits.ts";
@@ -44,11 +45,15 @@ export class Session {
   limits: Limits = NO_LIMITS;
   /** What is known of the engine's memory and of what is open. */
   report: () => Record<string, number> = () => ({});
-  onConsole: (isShown: boolean) => void = () => undefined;
   #next = 1;
   /** Requests whose code is on the stack, and those that wait for a promise. */
   readonly #running: number[] = [];
   readonly #awaited = new Set<number>();
+  /** The async request to which code belongs that runs after it has waited. */
+  readonly #origin = new AsyncLocalStorage<number>();
+  #isPrinting = false;
+  /** Requests whose prints are told. */
+  readonly #printing = new Set<number>();
   /** Calls of Python whose answer the code on the stack waits for. */
   readonly #waiting = new Map<number, Waiting>();
   /** Async ones, with what settles their promise. */
@@ -187,6 +192,7 @@ export class Session {
     const number = fields[1] as number;
     switch (kind) {
       case FROM.eval:
+        if (fields[6] === true) this.#printing.add(number);
         return this.request(number, fields[4] as number | null, fields[5] === true, () =>
           this.realm.run(fields[2] as string, fields[3] as string),
         );
@@ -194,7 +200,7 @@ export class Session {
         return this.#call(number, fields);
       case FROM.cancel:
         // What computes is interrupted, if this is not enough.
-        if (this.#awaited.delete(number)) this.#fault(number, ENGINE_FAULT.interrupted, "cancelled");
+        if (this.#forget(number)) this.#fault(number, ENGINE_FAULT.interrupted, "cancelled");
         return;
       case FROM.bind:
         return this.#bind(fields[2] as string, fields[3]);
@@ -235,11 +241,10 @@ export class Session {
   request(number: number, timeoutMs: number | null, isAwaited: boolean, work: () => unknown, isCall = false): void {
     this.#running.push(number);
     try {
-      if (timeoutMs === null) this.#perform(number, isAwaited, isCall, work);
-      else
-        this.#enter(() => this.#perform(number, isAwaited, isCall, work), {
-          timeout: Math.max(1, Math.ceil(timeoutMs)),
-        });
+      const perform = (): void => this.#perform(number, isAwaited, isCall, work);
+      const act = isAwaited ? (): void => this.#origin.run(number, perform) : perform;
+      if (timeoutMs === null) act();
+      else this.#enter(act, { timeout: Math.max(1, Math.ceil(timeoutMs)) });
     } catch (error) {
       if (isInterrupt(error)) throw error;
       if (isTimeout(error)) this.#fault(number, ENGINE_FAULT.timeout, "timed out");
@@ -247,6 +252,7 @@ export class Session {
     }
     const at = this.#running.lastIndexOf(number);
     if (at >= 0) this.#running.splice(at, 1);
+    if (this.#printing.size > 0 && !this.#awaited.has(number)) this.#printing.delete(number);
   }
 
   #perform(number: number, isAwaited: boolean, isCall: boolean, work: () => unknown): void {
@@ -269,7 +275,7 @@ export class Session {
     this.realm.make.settle(
       value,
       (result) => {
-        if (!this.#awaited.delete(number)) return;
+        if (!this.#forget(number)) return;
         try {
           this.tellValue([TO.result, number], result);
         } catch (error) {
@@ -277,10 +283,16 @@ export class Session {
         }
       },
       (error) => {
-        if (this.#awaited.delete(number)) this.fail(number, error);
+        if (this.#forget(number)) this.fail(number, error);
       },
     );
     drain();
+  }
+
+  /** A promise is not awaited any more. False if it was not. */
+  #forget(number: number): boolean {
+    this.#printing.delete(number);
+    return this.#awaited.delete(number);
   }
 
   /** Answers a request with an error. */
@@ -406,7 +418,7 @@ export class Session {
   #onSettings(told: unknown): void {
     const [depth, bytes, isShown] = ["depth", "bytes", "console"].map((key) => dataProperty(told as object, key));
     this.limits = { depth: depth as number, bytes: bytes as number };
-    this.onConsole(isShown === true);
+    this.#isPrinting = isShown === true;
     for (const isAsync of [false, true]) {
       const name = isAsync ? "__host_op_async__" : "__host_op_sync__";
       const call = (args: unknown[]): readonly [boolean, unknown] => {
@@ -439,7 +451,12 @@ export class Session {
 
   /** The request whose code runs; 0 if nobody asked for it. */
   get current(): number {
-    return this.#running.at(-1) ?? 0;
+    return this.#running.at(-1) ?? this.#origin.getStore() ?? 0;
+  }
+
+  /** Whether Python wants to be told what the console is told now. */
+  get isPrinting(): boolean {
+    return this.#isPrinting || this.#printing.has(this.current);
   }
 
   /** What the engine has under way, for `get_stats`. */

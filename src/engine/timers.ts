@@ -1,5 +1,6 @@
 /** `setTimeout` and the like for the guest, `queueMicrotask`, and the console. */
 import { FROM_ENGINE as TO } from "../../contract/engine.ts";
+import { inspect } from "./inspect.ts";
 import type { Session } from "./session.ts";
 
 const LONGEST_MS = 2 ** 31 - 1;
@@ -95,39 +96,27 @@ const SILENT = [
   "takeHeapSnapshot",
 ];
 
-/** @param isShown whether Python is told of it; otherwise its methods do nothing */
-export function addConsole(session: Session, isShown: boolean): void {
+/** Its methods do nothing while nobody wants to be told. */
+function addConsole(session: Session): void {
   const { realm } = session;
   const console = realm.make.record({});
-  const nothing = realm.make.fn(() => [false, undefined], "log");
-  for (const name of SILENT) console[name] = nothing;
+  for (const name of SILENT) console[name] = realm.make.fn(() => [false, undefined], name);
   for (const level of LEVELS)
-    console[level] = isShown
-      ? realm.make.fn((args) => {
-          session.tell([TO.print, session.current, level, shown(args)]);
-          return [false, undefined];
-        }, level)
-      : nothing;
+    console[level] = realm.make.fn((args) => {
+      if (session.isPrinting) session.tell([TO.print, session.current, level, shown(args)]);
+      return [false, undefined];
+    }, level);
   realm.define("console", console);
 }
 
 function shown(args: unknown[]): string {
   let text = "";
-  for (let at = 0; at < args.length; at++) text += `${at === 0 ? "" : " "}${shownOne(args[at])}`;
+  for (let at = 0; at < args.length; at++) text += `${at === 0 ? "" : " "}${inspect(args[at])}`;
   return text.toWellFormed();
-}
-
-function shownOne(value: unknown): string {
-  if (typeof value === "string") return value;
-  try {
-    return Bun.inspect(value, { depth: 4 });
-  } catch {
-    return typeof value;
-  }
 }
 
 export function addTimers(session: Session): Timers {
   const timers = new Timers(session);
-  session.onConsole = (isShown) => addConsole(session, isShown);
+  addConsole(session);
   return timers;
 }

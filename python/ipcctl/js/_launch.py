@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
 def options_of(config: RuntimeConfig) -> Options:
     """What of it concerns the process."""
-    return Options(confine=resolve_confine("auto"))
+    limits = [one for one in (config.max_memory, config.max_heap_size) if one is not None]
+    return Options(
+        engine=config.engine or "bun",
+        confine=resolve_confine(config.confine),
+        allow_net=config.allow_net,
+        allow_read=config.allow_read,
+        max_memory=min(limits) if limits else None,
+        max_cpu=config.max_cpu,
+    )
 
 
 def take(config: RuntimeConfig) -> Guest:

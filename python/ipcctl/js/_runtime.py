@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -26,7 +26,7 @@ from .._contract import (
 from .._types import Tagged, undefined
 from .._contract import REFERENCE_OPERATION
 from ._config import RuntimeConfig, Seconds, seconds_of
-from ._errors import JsTimeout, RuntimeTerminated
+from ._errors import JsPermissionError, JsTimeout, RuntimeTerminated
 from ._launch import take
 from ._session import Operation, Request, Session
 from ._values import Limits, Lowering
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ._process import Guest
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: Gets what the console is told: the name of its method, and the text.
+Console = Callable[[str, str], Any]
 _HOST_REQUEST = "Terminated by host request"
 
 
@@ -127,6 +129,7 @@ class Runtime:
         self._timeout = config.timeout
         self._limits = Limits(config.max_serialization_depth, config.max_serialization_bytes)
         self._console = config.enable_console
+        self._permissions = config.permissions
         self._pid = _here.pid
         self._lock = threading.Lock()
         self._is_closed = False
@@ -152,16 +155,6 @@ class Runtime:
 
     def _setup(self, config: RuntimeConfig) -> None:
         session = self._session
-        heap = config.max_heap_size
-        if heap is not None:
-            base = self._guest.resident_bytes()
-            resident = self._guest.resident_bytes
-
-            def look() -> str | None:
-                used = resident() - base
-                return f"Heap limit exceeded: {used} bytes of {heap}" if used > heap + _HEAP_SLACK else None
-
-            session.memory_limit = look
         session.send(
             [TO_ENGINE_SETTINGS, 0, {"depth": self._limits.depth, "bytes": self._limits.size, "console": self._console}]
         )
@@ -172,35 +165,53 @@ class Runtime:
 
     # ---- evaluating ----
 
-    def eval(self, code: str, *, timeout: Seconds | None = None) -> Any:
+    def eval(self, code: str, *, timeout: Seconds | None = None, console: Console | None = None) -> Any:
         """The value of the last expression of a script. A promise is not awaited.
 
         :param timeout: seconds; by default that of the configuration
+        :param console: gets level and text of each line that this code tells the console, in place of our output
         :raises JavaScriptError: what JavaScript threw
         :raises JsTimeout: it did not end in time; the runtime can be used again
         :raises RuntimeTerminated: its process has ended
         """
         seconds = self._timeout if timeout is None else seconds_of(timeout)
-        return self._ask("eval", [TO_ENGINE_EVAL, 0, _text(code), "<eval>", _ms(seconds), False], seconds, "eval_sync")
+        message = [TO_ENGINE_EVAL, 0, _text(code), "<eval>", _ms(seconds), False]
+        return self._ask("eval", message, seconds, "eval_sync", console)
 
-    def eval_async(self, code: str, /, *, timeout: Seconds | None = None) -> asyncio.Future[Any]:
+    def eval_async(
+        self, code: str, /, *, timeout: Seconds | None = None, console: Console | None = None
+    ) -> asyncio.Future[Any]:
         """The same in a running event loop, with the promise of the value awaited. It begins at once."""
         seconds = self._timeout if timeout is None else seconds_of(timeout)
         message = [TO_ENGINE_EVAL, 0, _text(code), "<eval_async>", _ms(seconds), True]
-        return self._ask_async("eval", message, seconds, "eval_async")
+        return self._ask_async("eval", message, seconds, "eval_async", console)
 
-    def _ask(self, kind: str, message: list[Any], seconds: float | None, counted: str | None) -> Any:
+    def _ask(
+        self,
+        kind: str,
+        message: list[Any],
+        seconds: float | None,
+        counted: str | None,
+        console: Console | None = None,
+    ) -> Any:
         session = self._usable()
         began = time.monotonic()
         try:
-            request = session.begin(kind, message)
+            request = session.begin(kind, message, None, console)
             value = session.wait(request, None if seconds is None else began + seconds, seconds)
             return _Pending(self, request) if request.is_pending and not request.is_done else value
         finally:
             if counted is not None:
                 self._count(counted, began)
 
-    def _ask_async(self, kind: str, message: list[Any], seconds: float | None, counted: str) -> asyncio.Future[Any]:
+    def _ask_async(
+        self,
+        kind: str,
+        message: list[Any],
+        seconds: float | None,
+        counted: str,
+        console: Console | None = None,
+    ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         session = self._usable()
         future: asyncio.Future[Any] = loop.create_future()
@@ -244,7 +255,7 @@ class Runtime:
         timers = [] if seconds is None else [loop.call_later(seconds, late)]
         self._loops[id(loop)] = loop
         try:
-            request = session.begin(kind, message, told)
+            request = session.begin(kind, message, told, console)
         except BaseException:
             for timer in timers:
                 timer.cancel()
@@ -347,19 +358,30 @@ class Runtime:
         session.send([TO_ENGINE_OPERATION, number, is_async])
         return number
 
-    def _operation(self, function: Callable[..., Any], name: str) -> tuple[int, bool]:
+    def _operation(
+        self, function: Callable[..., Any], name: str, permissions: frozenset[str] = frozenset()
+    ) -> tuple[int, bool]:
         with self._lock:
             number, self._next_operation = self._next_operation, self._next_operation + 1
         is_async = _is_async(function)
+        missing = sorted(permissions - self._permissions) if self._permissions is not None else []
+        if missing:
+            function = _Denied(name, missing)
+            is_async = False
         self._session.operations[number] = Operation(function, is_async, name)
         return number, is_async
 
-    def bind_function(self, name: str, handler: Callable[..., Any]) -> None:
-        """Makes it a global function of JavaScript. A coroutine function gives a promise there."""
+    def bind_function(self, name: str, handler: Callable[..., Any], *, permissions: str | Iterable[str] = ()) -> None:
+        """Makes it a global function of JavaScript. A coroutine function gives a promise there.
+
+        :param permissions: what it does. Where the runtime declares permissions, and not these, JavaScript that calls
+            it gets a :class:`JsPermissionError`, and it does not run
+        """
         if not callable(handler):
             raise TypeError(f"{name}: {type(handler).__name__} cannot be called")
         session = self._usable()
-        number, is_async = self._operation(handler, name)
+        needed = frozenset((permissions,) if isinstance(permissions, str) else permissions)
+        number, is_async = self._operation(handler, name, needed)
         session.send(
             [TO_ENGINE_BIND, 0, name, Tagged(27, ["ipcctl.Reference", REFERENCE_OPERATION, number, is_async, name])]
         )
@@ -372,17 +394,19 @@ class Runtime:
         session.send([TO_ENGINE_BIND, 0, name, self._lowering(self._operation).value(dict(obj))])
 
     @overload
-    def bind(self, func: F, /, *, name: str | None = None) -> F: ...
+    def bind(self, func: F, /, *, name: str | None = None, permissions: str | Iterable[str] = ()) -> F: ...
     @overload
-    def bind(self, func: None = None, /, *, name: str | None = None) -> Callable[[F], F]: ...
-    def bind(self, func: Any = None, /, *, name: str | None = None) -> Any:
+    def bind(
+        self, func: None = None, /, *, name: str | None = None, permissions: str | Iterable[str] = ()
+    ) -> Callable[[F], F]: ...
+    def bind(self, func: Any = None, /, *, name: str | None = None, permissions: str | Iterable[str] = ()) -> Any:
         """:meth:`bind_function` as a decorator; it gives the function back."""
 
         def register(target: Any) -> Any:
             binding = name if name is not None else getattr(target, "__name__", None)
             if not binding:
                 raise ValueError("A function name is required when binding to JavaScript")
-            self.bind_function(binding, target)
+            self.bind_function(binding, target, permissions=permissions)
             return target
 
         if func is None:
@@ -434,6 +458,10 @@ class Runtime:
     # ---- the console ----
 
     def _printed(self, request: int, level: str, text: str) -> None:
+        asked = self._session.requests.get(request)
+        if asked is not None and asked.console is not None:
+            asked.console(level, text)
+            return
         out = sys.stderr if level in ("warn", "error", "trace") else sys.stdout
         if out is not None:
             out.write(f"{text}\n")
@@ -496,6 +524,17 @@ class Runtime:
     def __del__(self) -> None:
         if "_session" in self.__dict__ and not self.is_closed():
             self.close()
+
+
+class _Denied:
+    """In place of a function whose permissions the runtime does not have."""
+
+    def __init__(self, name: str, missing: list[str]) -> None:
+        names = ", ".join(repr(one) for one in missing)
+        self._text = f"{name} needs the permission {names}, which RuntimeConfig(permissions=[…]) does not declare"
+
+    def __call__(self, *args: Any) -> Any:
+        raise JsPermissionError(self._text)
 
 
 class _Pending:
@@ -581,7 +620,6 @@ _REPORTED = (
     "bytes_streamed_js_to_py",
     "bytes_streamed_py_to_js",
 )
-_HEAP_SLACK = 0
 _SCALARS = frozenset((bool, int, float, type(None)))
 #: After its time an evaluation that only waits is given up at once, and one that computes after this.
 _LATE_SECONDS = 0.05

@@ -47,6 +47,7 @@ from ._errors import JsTimeout, RuntimeTerminated, error_of
 
 if TYPE_CHECKING:
     from .._end import End
+    from ._template import Options
 
 #: A lost bell costs a thread in the background at most this much.
 _IDLE_SECONDS = 2.0
@@ -60,8 +61,6 @@ _GIVE_WAY_SECONDS = 0.001
 _GRACE_SECONDS = 1.0
 #: How long after its time JavaScript has to end by itself: its own clock counts only the time for which it computes.
 _LATE_SECONDS = 0.05
-#: Between two looks at the memory of a process that has a limit.
-_MEMORY_SECONDS = 0.002
 _TEXT_CHARS = 10_000
 #: Values that are sent as they are.
 _SCALARS = frozenset((bool, int, float))
@@ -72,6 +71,10 @@ class Process(Protocol):
 
     end: End
     pid: int
+    options: Options
+
+    def begin(self) -> None: ...
+    def done(self) -> None: ...
 
     def interrupt(self) -> None: ...
     def kill(self) -> None: ...
@@ -94,6 +97,10 @@ class Request:
     #: The event loop that waits for it, if one does.
     loop: Any = None
     notify: Callable[[Request], None] | None = None
+    #: Gets what its code tells the console.
+    console: Callable[[str, str], Any] | None = None
+    #: The process whose memory is watched until this is answered.
+    watched: Process | None = None
 
     def __init__(self, number: int, kind: str) -> None:
         self.number, self.kind = number, kind
@@ -102,6 +109,8 @@ class Request:
         if self.is_done:
             return
         self.value, self.error, self.is_done = value, error, True
+        if self.watched is not None:
+            self.watched.done()
         if self.notify is not None:
             self.notify(self)
 
@@ -143,8 +152,8 @@ class Session:
         self._released: deque[int] = deque()
         self._background: threading.Thread | None = None
         self._waiting = 0
-        self.memory_limit: Callable[[], str | None] | None = None
-        self._looked = 0.0
+        #: Its memory is looked at while something is asked of it.
+        self._is_watched = process.options.max_memory is not None
 
     @property
     def sharing(self) -> Any:
@@ -153,13 +162,25 @@ class Session:
 
     # ---- asking ----
 
-    def begin(self, kind: str, message: list[Any], notify: Callable[[Request], None] | None = None) -> Request:
+    def begin(
+        self,
+        kind: str,
+        message: list[Any],
+        notify: Callable[[Request], None] | None = None,
+        console: Callable[[str, str], Any] | None = None,
+    ) -> Request:
         """Sends a request, whose number takes the second place of the message.
 
         :raises RuntimeError: if the runtime has ended
         """
         number = message[1] = next(self._numbers)
         request = self.requests[number] = Request(number, kind)
+        if console is not None:
+            request.console = console
+            message.append(True)
+        if self._is_watched:
+            request.watched = self.process
+            self.process.begin()
         if notify is None:
             request.owner = get_ident()
         else:
@@ -169,6 +190,7 @@ class Session:
             self.send(message)
         except BaseException:
             self.requests.pop(number, None)
+            request.finish(None, None)
             raise
         if notify is not None:
             self.read_always()
@@ -346,8 +368,6 @@ class Session:
         :returns: a call of Python that this very thread is to carry out
         """
         try:
-            if self.memory_limit is not None:
-                timeout = self._see_memory(self.memory_limit, timeout)
             if is_background:
                 data = self._end.watch(_IDLE_SECONDS if timeout is None else timeout)
             else:
@@ -371,15 +391,6 @@ class Session:
             else:
                 self.kill(f"it sent a malformed message: {error}")
         return None
-
-    def _see_memory(self, limit: Callable[[], str | None], timeout: float | None) -> float:
-        now = time.monotonic()
-        if now - self._looked >= _MEMORY_SECONDS:
-            self._looked = now
-            if (why := limit()) is not None:
-                self.kill(why)
-                return 0.0
-        return _MEMORY_SECONDS if timeout is None else min(timeout, _MEMORY_SECONDS)
 
     def _take(self, message: Any) -> list[Any] | None:
         kind, number = message[0], message[1]

@@ -1,0 +1,42 @@
+"""``python -m ipcctl.js (-c CODE | FILE)``: prints the value of a script, unless it is undefined."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from . import JavaScriptError, Runtime, RuntimeConfig, undefined
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ipcctl.js", description="Runs JavaScript, and prints its value.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("-c", dest="code", metavar="CODE", help="JavaScript to run")
+    what.add_argument("file", nargs="?", metavar="FILE", help="a file of JavaScript; - is standard input")
+    flags = parser.parse_args(argv)
+    try:
+        code = flags.code
+        if code is None:
+            code = sys.stdin.read() if flags.file == "-" else _read(flags.file)
+        with Runtime(RuntimeConfig(enable_console=True)) as runtime:
+            value = runtime.eval(code)
+        if value is not undefined:
+            print(value)
+    except JavaScriptError as error:
+        print(f"JavaScript Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
