@@ -69,6 +69,14 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       stores: "files that a request names",
     },
   },
+  engine: {
+    job: "the process in which JavaScript of a Python program runs: its realm, values, requests",
+    uses: {
+      base: "",
+      contract: "numbers of messages",
+      plane: "the channel",
+    },
+  },
   plugin: {
     job: "the process in which one plugin's handler runs",
     uses: {

@@ -29,7 +29,8 @@ class Inspection {
         return this.#function(value);
       case "object":
         return value === null ? "null" : this.#object(value, depth);
-      default:
+      case "boolean":
+      case "undefined":
         return String(value);
     }
   }

@@ -87,7 +87,7 @@ export class Realm {
   readonly make: Factories;
 
   constructor() {
-    this.context = vm.createContext(vm.constants.DONT_CONTEXTIFY as unknown as vm.Context);
+    this.context = vm.createContext(vm.constants.DONT_CONTEXTIFY);
     this.make = vm.runInContext(FACTORIES, this.context, { filename: "ipcctl:realm" }) as Factories;
     const { global } = this.make;
     // A realm of its own, in which the engine shows more than in this one.

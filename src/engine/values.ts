@@ -26,8 +26,8 @@ export type References = {
 };
 
 const TYPED = Object.getPrototypeOf(Uint8Array.prototype) as object;
-const get = (of: object, name: PropertyKey): ((this: unknown) => unknown) =>
-  Object.getOwnPropertyDescriptor(of, name)!.get!;
+const get = (of: object, name: PropertyKey): ((this: void) => unknown) =>
+  (Object.getOwnPropertyDescriptor(of, name) as { readonly get: (this: void) => unknown }).get;
 const nameOf = get(TYPED, Symbol.toStringTag);
 const viewBuffer = get(TYPED, "buffer");
 const viewOffset = get(TYPED, "byteOffset");
@@ -38,9 +38,6 @@ const dataBytes = get(DataView.prototype, "byteLength");
 const setSize = get(Set.prototype, "size");
 const mapSize = get(Map.prototype, "size");
 const { apply, ownKeys, getOwnPropertyDescriptor, getPrototypeOf } = Reflect;
-const { getTime } = Date.prototype;
-const setValues = Set.prototype.forEach;
-const mapEntries = Map.prototype.forEach;
 /** Tags of RFC 8746, by the name of the class. */
 const TAGS: Readonly<Record<string, number>> = {
   Uint8ClampedArray: 68,
@@ -141,8 +138,8 @@ export class GuestWriter {
       case "function":
         this.#pay(COST.reference);
         return this.#reference(REFERENCE.function, this.#references.lend(value, self), value);
-      default:
-        if (value !== null) return this.#object(value as object, depth);
+      case "object":
+        if (value !== null) return this.#object(value, depth);
         this.#pay(COST.null);
         return out.byte(0xf6);
     }
@@ -229,7 +226,7 @@ export class GuestWriter {
     this.#out.head(6, 258);
     this.#out.head(4, count);
     const items: unknown[] = [];
-    apply(setValues, value, [(item: unknown) => void items.push(item)]);
+    Set.prototype.forEach.call(value, (item) => void items.push(item));
     for (const item of items) this.#value(item, depth + 1, undefined);
     this.#open.pop();
   }
@@ -238,7 +235,7 @@ export class GuestWriter {
     this.#enter(value);
     const count = apply(mapSize, value, []) as number;
     const entries: [unknown, unknown][] = [];
-    apply(mapEntries, value, [(item: unknown, key: unknown) => void entries.push([key, item])]);
+    Map.prototype.forEach.call(value, (item, key) => void entries.push([key, item]));
     if (!entries.every(([key]) => typeof key === "string")) this.#out.head(6, 259);
     this.#out.head(5, count);
     for (const [key, item] of entries) {
@@ -250,7 +247,7 @@ export class GuestWriter {
 
   #date(value: Date): void {
     this.#pay(COST.date);
-    const ms = apply(getTime, value, []);
+    const ms = Date.prototype.getTime.call(value);
     if (Number.isNaN(ms)) throw new ValueFault("Date value out of range");
     this.#out.head(6, 1);
     this.#out.double(ms / 1000);
