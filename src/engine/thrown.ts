@@ -42,7 +42,7 @@ export function thrownRecord(value: unknown, originOf: (error: object) => number
   const text = (read: () => unknown): string | null => {
     const found = quietly(() => {
       const raw = read();
-      return raw === undefined || raw === null ? null : `${raw as string}`.slice(0, room).toWellFormed();
+      return raw === undefined || raw === null ? null : (raw as string).toString().slice(0, room).toWellFormed();
     });
     room -= found?.length ?? 0;
     return found ?? null;

@@ -7,14 +7,12 @@ import atexit
 import contextvars
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._runtime import Runtime
 
 
-@dataclass(slots=True)
-class _Slot:
+class _Slot(NamedTuple):
     runtime: Runtime
     owner: object
 

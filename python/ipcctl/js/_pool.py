@@ -6,7 +6,7 @@ import atexit
 import os
 import threading
 from collections import deque
-from dataclasses import replace
+
 
 from .. import _contract
 from ._template import Options, forget_locks
@@ -43,7 +43,7 @@ class _Pool:
 
     def take(self, options: Options) -> Guest:
         """:raises RuntimeError:"""
-        alike = replace(options, max_memory=None, max_cpu=None)
+        alike = options._replace(max_memory=None, max_cpu=None)
         while (guest := self._ready(alike)) is not None:
             # It may have been killed while it waited, and this user may not be allowed to limit what runs already.
             if guest.is_alive and guest.limit(options):

@@ -11,8 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from .._contract import (
     REFERENCE_FUNCTION,
@@ -40,8 +39,7 @@ Console = Callable[[str, str], Any]
 _HOST_REQUEST = "Terminated by host request"
 
 
-@dataclass(frozen=True)
-class RuntimeStats:
+class RuntimeStats(NamedTuple):
     """What a runtime has done and holds. Sizes are in bytes, times in milliseconds."""
 
     heap_total_bytes: int = 0

@@ -16,7 +16,6 @@ import shutil
 import struct
 import subprocess
 import threading
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -46,8 +45,7 @@ _PASSED = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")
 _WAYS_OUT = "confine=False, or IPCCTL_JS_UNCONFINED=1, runs JavaScript with all rights of this user"
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """How the process of a runtime is started. Two that are equal may have each other's process."""
 
     engine: Literal["bun", "v8"] = "bun"
@@ -72,8 +70,7 @@ def resolve_confine(confine: bool | Literal["auto"]) -> bool:
     return os.environ.get("IPCCTL_JS_UNCONFINED") != "1" if confine == "auto" else confine
 
 
-@dataclass(frozen=True)
-class Installation:
+class Installation(NamedTuple):
     """Where ipcctl lies. A wheel contains the same folders as the npm package."""
 
     root: str
