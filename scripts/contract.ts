@@ -380,6 +380,18 @@ const TABLES: Readonly<Record<string, () => string>> = {
       ["event", ""],
       Object.entries(AUDIT_EVENTS).map(([event, says]) => row(`\`${event}\``, says)),
     ),
+  "internals/engine.md: to engine": () =>
+    table(
+      ["Python to JavaScript", "fields"],
+      entries(engine.TO_ENGINE).map(([key, kind]) => row(`${kind} ${key.toUpperCase()}`, engine.TO_ENGINE_FIELDS[key])),
+    ),
+  "internals/engine.md: from engine": () =>
+    table(
+      ["JavaScript to Python", "fields"],
+      entries(engine.FROM_ENGINE).map(([key, kind]) =>
+        row(`${kind} ${key.toUpperCase()}`, engine.FROM_ENGINE_FIELDS[key]),
+      ),
+    ),
   "internals/shm-layout.md: to worker": () =>
     table(
       ["client to worker", "fields"],

@@ -196,7 +196,8 @@ class End:
                     continue
                 return None
             if frame[0] > _PART_LAST:
-                return frame
+                whole: bytes = frame
+                return whole
             message = self._parts.whole(frame)
             if message is not None:
                 return message
