@@ -404,19 +404,19 @@ class ShimDoor:
     def wait_attached(self) -> int:
         """Until the worker has a runtime. :returns: its pid :raises IpcError: NOT_RUNNING if it ends before, DEADLINE"""
         self._send(_contract.REQUEST_HELLO, struct.pack("<I", _contract.SHIM_VERSION), ())
-        pid = 0
-        while True:
+        pid, is_attached = 0, False
+        while pid == 0 or not is_attached:
             kind, payload = self._next()
-            if kind == _contract.REPLY_EXITED:
-                raise not_running(self._name)
             if kind == _contract.REPLY_STATE:
                 pid = int.from_bytes(payload[_contract.STATE_PID : _contract.STATE_PID + 4], "little")
-                if payload[_contract.STATE_EXITED] == 1:
-                    raise not_running(self._name)
-                if payload[_contract.STATE_ATTACHED] == 1:
-                    return pid
-            if kind == _contract.REPLY_ATTACHED and payload[0] == 1:
-                return pid
+                is_attached = payload[_contract.STATE_ATTACHED] == 1
+            elif kind == _contract.REPLY_ATTACHED:
+                is_attached = payload[0] == 1
+            if kind == _contract.REPLY_EXITED or (
+                kind == _contract.REPLY_STATE and payload[_contract.STATE_EXITED] == 1
+            ):
+                raise not_running(self._name)
+        return pid
 
     def ask(self, request: int, body: bytes = b"", fds: tuple[int, ...] = ()) -> int:
         """0, or an errno."""

@@ -56,12 +56,14 @@ export type Template = {
 
 /** Marks a hole while the specification is made. */
 const MARK = { argv: "/ipcctl-template/argv", env: "IPCCTL_TEMPLATE", scratch: "/ipcctl-template/scratch" };
+/** What it prints is of use only where it crashes. */
+const LOG_BYTES = 65_536;
 /** The program that keeps the shim is its owner, and nobody else needs the end of what it owns to be orderly. */
 const SERVING: Partial<Spec> = {
   owner: "stdin",
   stop: { graceMs: 0, signal: constants.signals.SIGKILL },
   killMode: "main",
-  log: { maxFileBytes: 65_536, maxFiles: 2, maxTotalBytes: 131_072, maxAgeMs: 0, whenFull: "drop" },
+  log: { maxFileBytes: LOG_BYTES, maxFiles: 2, maxTotalBytes: 2 * LOG_BYTES, maxAgeMs: 0, whenFull: "drop" },
 };
 /** If it is not a folder that a policy shows, a step of its own creates it. */
 const ANYWHERE = "/";

@@ -7,7 +7,6 @@ import os
 import threading
 from collections import deque
 
-
 from .. import _contract
 from ._template import Options, forget_locks
 from ._process import Guest, end_all, forget_all, start
@@ -43,18 +42,16 @@ class _Pool:
 
     def take(self, options: Options) -> Guest:
         """:raises RuntimeError:"""
-        alike = options._replace(max_memory=None, max_cpu=None)
-        while (guest := self._ready(alike)) is not None:
-            # It may have been killed while it waited, and this user may not be allowed to limit what runs already.
-            if guest.is_alive and guest.limit(options):
+        while (guest := self._ready(options)) is not None:
+            if guest.is_alive:  # it may have been killed while it waited
                 return guest
             guest.dispose()
         return start(options)
 
-    def _ready(self, alike: Options) -> Guest | None:
+    def _ready(self, options: Options) -> Guest | None:
         with self._changed:
-            kind = self._kinds.pop(alike, None) or _Kind()
-            self._kinds[alike] = kind
+            kind = self._kinds.pop(options, None) or _Kind()
+            self._kinds[options] = kind
             kind.taken += 1
             guest = kind.ready.popleft() if kind.ready else None
             if not self._is_over and self._thread is None:

@@ -27,7 +27,7 @@ from .._backend import BrokenChannel
 from .._client import runtime_folder
 from .._end import End, ShimDoor
 from .._types import IpcError
-from ._template import Options, cpu_limit, find_program, installation, require_version, specification
+from ._template import Options, find_program, installation, require_version, specification
 
 if TYPE_CHECKING:
     from typing import Self
@@ -140,7 +140,7 @@ class Guest:
         self._shim = shim
         self._lock = threading.RLock()
         self._reason: str | None = None
-        self._limit: _Limit | None = None
+        self._limit = None if options.max_memory is None else _Limit(self, options.max_memory)
         self._is_disposed = False
         _all.add(self)
 
@@ -153,20 +153,6 @@ class Guest:
     @property
     def is_alive(self) -> bool:
         return self._shim.is_running
-
-    def limit(self, options: Options) -> bool:
-        """Holds it to the limits of these options, once, before code of the guest runs. False: it has ended, or this
-        user may not limit what runs already.
-        """
-        try:
-            if options.max_cpu != self.options.max_cpu:
-                self._shim.limit_cpu(options.max_cpu)
-            if options.max_memory is not None:
-                self._limit = _Limit(self, options.max_memory)
-        except OSError:
-            return False
-        self.options = options
-        return True
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -260,10 +246,7 @@ def start(options: Options) -> Guest:
         kind, _, hello = first
         if kind != _contract.TO_CLIENT_HELLO:
             raise shim.failed(f"its first message is of kind {kind}")
-        guest = Guest(options, shim, end, hello)
-        if not guest.limit(options):
-            raise shim.failed("it ended at once")
-        return guest
+        return Guest(options, shim, end, hello)
     except BaseException as error:
         shim.kill()
         end.close()
@@ -312,12 +295,10 @@ class _Shim:
     def open(self, end: End, deadline: float) -> None:
         """:raises RuntimeError, IpcError:"""
         said = b""
-        poll = select.poll()
-        poll.register(self._errors, select.POLLIN)
         try:
             # It closes them once the engine has begun.
             while True:
-                if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                if not _poll(self._errors, max(0.0, deadline - time.monotonic())):
                     raise self.failed(f"its shim did not start it within {_START_SECONDS:g} s")
                 part = os.read(self._errors, 4096)
                 if not part:
@@ -363,15 +344,8 @@ class _Shim:
 
     @property
     def is_running(self) -> bool:
-        return not self._has_ended(self._engine)
-
-    def limit_cpu(self, seconds: float | None) -> None:
-        """:raises OSError:"""
-        with open(f"/proc/{self.pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        if seconds is not None:
-            resource.prlimit(self.pid, resource.RLIMIT_CPU, cpu_limit(used + seconds))
+        with self._lock:
+            return self._engine >= 0 and not _poll(self._engine, 0)
 
     def signal(self, number: int) -> None:
         with self._lock:
@@ -386,10 +360,6 @@ class _Shim:
                 os.close(self._owner)  # the shim kills whatever is left
                 self._owner = -1
 
-    @staticmethod
-    def _has_ended(descriptor: int) -> bool:
-        return descriptor < 0 or bool(select.select((descriptor,), (), (), 0)[0])
-
     def wait(self, timeout: float) -> bool:
         """Until the shim has ended, and all of the engine with it."""
         with self._lock:
@@ -397,22 +367,18 @@ class _Shim:
                 return True
             watched = os.dup(self._watched)
         try:
-            poll = select.poll()
-            poll.register(watched, select.POLLIN)
-            if not poll.poll(timeout * 1000):
-                return False
+            return _poll(watched, timeout)
         finally:
             os.close(watched)
-        return True
 
     def how_it_ended(self, limit: _Limit | None, max_cpu: float | None) -> str:
         record = self._read_record()
         number = int(record.get("status", "9"))
         if record.get("kind") != "signal":
             return f"exit status {number}" if record else "killed by signal 9, with its shim"
-        if number in (signal.SIGXCPU, signal.SIGKILL) and max_cpu is not None:
-            if int(record["cpu_us"]) >= max_cpu * 1e6:
-                return f"processor time limit exceeded: it used {int(record['cpu_us']) / 1e6:.1f} s"
+        used = int(record["cpu_us"]) / 1e6
+        if number == signal.SIGXCPU or (number == signal.SIGKILL and max_cpu is not None and used >= max_cpu):
+            return f"processor time limit exceeded: it used {used:.1f} s"
         if number in _CRASHES and limit is not None and limit.was_near(int(record["max_rss_bytes"])):
             return limit.says()
         return f"killed by signal {number}"
@@ -454,6 +420,13 @@ class _Shim:
         if not self._folder:
             return
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _poll(descriptor: int, timeout: float) -> bool:
+    """Whether it has something to read, or the process that it stands for has ended."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
 
 
 class _Reaper:
@@ -534,15 +507,12 @@ class _Limit:
     """
 
     def __init__(self, guest: Guest, most: int) -> None:
-        """:raises OSError: if it has ended"""
         self._guest = weakref.ref(guest)
         self._pid, self._most = guest.pid, most
         self._resident, own, data = _resident(guest.pid)
         self._bound = own + most + _ENGINE_ROOM
-        if own == 0:
-            raise OSError("it has ended")
         wall = data + most + _ENGINE_ROOM + _WALL_ROOM
-        with contextlib.suppress(PermissionError, ValueError):  # of another user, or beyond what its sandbox has
+        with contextlib.suppress(OSError, ValueError):  # it has ended, is another user's, or has less from its sandbox
             resource.prlimit(guest.pid, resource.RLIMIT_DATA, (wall, wall))
         self._running = 0
         self._looks = 0
@@ -622,7 +592,10 @@ class _Watch:
     def _look(self) -> bool:
         with self._lock:
             limits = list(self._limits)
-        return any([limit.look() for limit in limits])
+        is_any = False
+        for limit in limits:
+            is_any |= limit.look()
+        return is_any
 
 
 _watch = _Watch()

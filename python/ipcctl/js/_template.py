@@ -37,8 +37,15 @@ _ENGINE_ENVIRONMENT = {
     "BUN_JSC_jitMemoryReservationSize": "67108864",
     "BUN_JSC_structureHeapSizeInKB": "131072",
     "BUN_RUNTIME_TRANSPILER_CACHE_PATH": "0",
+    # It collects garbage each second otherwise, whether there is any or not.
+    "BUN_GC_TIMER_INTERVAL": "30000",
 }
+#: By how much its machine is larger for an engine whose guest has a limit: it collects garbage when a quarter is used.
+_RAM_FACTOR = 4
 _THREADS = 64
+_OPEN_FILES = 512
+#: What an engine prints is of use only where it crashes.
+_LOG_FILES, _LOG_BYTES = 2, 65_536
 _COMPILE_SECONDS = 60.0
 #: Variables that a guest has from its program.
 _PASSED = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")
@@ -198,7 +205,12 @@ def _frame(kind: int, payload: bytes) -> bytes:
 def specification(options: Options) -> bytes:
     """For ``ipcctl-shim DIR``. :raises RuntimeError: if it cannot be confined as it should be"""
     environment = [f"{name}={os.environ[name]}" for name in _PASSED if name in os.environ]
-    limits = [] if options.max_cpu is None else [_rlimit(_RLIMIT_CPU, *cpu_limit(options.max_cpu))]
+    if options.max_memory is not None:
+        environment.append(f"BUN_JSC_forceRAMSize={options.max_memory * _RAM_FACTOR}")
+    limits = []
+    if options.max_cpu is not None:
+        most = max(1, math.ceil(options.max_cpu))  # a signal that ends it, then one that it cannot ignore
+        limits = [_rlimit(_RLIMIT_CPU, most, most + 1)]
     if options.confine:
         return _filled(_template(options), options, environment, limits)
     program, engine = find_program(options.engine), installation().engine
@@ -220,7 +232,7 @@ def specification(options: Options) -> bytes:
         ),
         _frame(_contract.SPEC_CWD, b"/"),
         _frame(_contract.SPEC_STOP, struct.pack("<II", 0, 9)),
-        _frame(_contract.SPEC_LOG, struct.pack("<QIQQB", 65_536, 2, 131_072, 0, 1)),
+        _frame(_contract.SPEC_LOG, struct.pack("<QIQQB", _LOG_BYTES, _LOG_FILES, _LOG_FILES * _LOG_BYTES, 0, 1)),
         _rlimit(_RLIMIT_CORE, 0, 0),
         *limits,
         _frame(_contract.SPEC_OWNER, b""),
@@ -232,12 +244,6 @@ def specification(options: Options) -> bytes:
 
 def _rlimit(kind: int, soft: int, hard: int) -> bytes:
     return _frame(_contract.SPEC_RLIMIT, struct.pack("<IQQ", kind, soft, hard))
-
-
-def cpu_limit(seconds: float) -> tuple[int, int]:
-    """Of RLIMIT_CPU: a signal that ends it, and one that it cannot ignore."""
-    most = max(1, math.ceil(seconds))
-    return most, most + 1
 
 
 def _filled(template: dict[str, Any], options: Options, environment: list[str], limits: list[bytes]) -> bytes:
@@ -283,7 +289,7 @@ def policy_of(options: Options) -> str:
             "limits": {
                 "memory": f"{_MEMORY // 1024**2}M",
                 **dict.fromkeys(("addressSpace", "cpuSeconds", "cpuPercent", "pids", "fileSize"), None),
-                "openFiles": 512,
+                "openFiles": _OPEN_FILES,
             },
             "audit": {"denied": False},
         }
@@ -313,7 +319,7 @@ def _template(options: Options) -> dict[str, Any]:
     if template is not None and _is_current(template):
         return template
     with _compiling:
-        name = hashlib.sha256("\0".join(words).encode()).hexdigest()[:32] + ".json"
+        name = hashlib.sha256("\0".join(words).encode()).hexdigest() + ".json"
         template = _read(os.path.join(_cache(), name))
         if template is None:
             with _alone(_cache()):
@@ -432,9 +438,8 @@ def _compiled(options: Options, program: str) -> dict[str, Any]:
     command = " ".join(map(_word, (program, *flags_of(options.engine), here.engine)))
     words = [bun, *flags_of("bun"), entry, "policy", "compile", policy_of(options), "--command", command, "--serves"]
     if options.allow_net:
-        words += ["--allow-net", ",".join(options.allow_net)]
-    for path in options.allow_read:
-        words += ["--allow-read", path]
+        words.append(f"--allow-net={','.join(options.allow_net)}")
+    words += (f"--allow-read={path}" for path in options.allow_read)
     try:
         said = subprocess.run(
             words, capture_output=True, text=True, timeout=_COMPILE_SECONDS, env=_compiler_environment()
