@@ -36,8 +36,11 @@ _START_SECONDS = 30.0
 #: A shim ends within milliseconds of its engine.
 _END_SECONDS = 5.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-#: Of what a guest has used: how often it is looked at while its code runs, and for how long after that.
-_LOOK_SECONDS, _LOOKS_AFTER = 0.002, 25
+#: Of what a guest has used: how often it is looked at while its code runs, and how often after that.
+_LOOK_SECONDS = 0.002
+_LOOKS_AFTER = 25
+#: More than the shim says where it cannot start, and than the kernel says of memory.
+_TEXT_BYTES = 4096
 #: What the engine itself takes once code runs: compiled code, structures, threads.
 _ENGINE_ROOM = 16 * 1024**2
 #: Above the limit, where the kernel refuses memory before it is looked at.
@@ -197,8 +200,8 @@ class Guest:
         return _resident(self.pid)[0] if self._shim.is_running else 0
 
     def dispose(self) -> None:
-        """Kills all of it. Nothing of it runs any more; it is reaped, and its folder removed, by a thread. Idempotent; in
-        a forked child it has no effect on the engine.
+        """Kills all of it. Nothing of it runs any more; a thread reaps it, and removes its folder. Idempotent; in a
+        forked child it has no effect on the engine.
         """
         with self._lock:
             if self._is_disposed:
@@ -300,7 +303,7 @@ class _Shim:
             while True:
                 if not _poll(self._errors, max(0.0, deadline - time.monotonic())):
                     raise self.failed(f"its shim did not start it within {_START_SECONDS:g} s")
-                part = os.read(self._errors, 4096)
+                part = os.read(self._errors, _TEXT_BYTES)
                 if not part:
                     break
                 said += part
@@ -430,7 +433,7 @@ def _poll(descriptor: int, timeout: float) -> bool:
 
 
 class _Reaper:
-    """The thread that waits for those that were killed: an engine takes milliseconds to end, and nobody needs to wait."""
+    """The thread that waits for those that were killed: an engine takes milliseconds to end."""
 
     def __init__(self) -> None:
         self.forsake()
@@ -490,7 +493,7 @@ def _resident(pid: int) -> tuple[int, int, int]:
     """All of it, what is not shared, and what it may write. 0 where it has ended."""
     try:
         with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
-            _, resident, shared, _, _, data, _ = map(int, file.read(256).split())
+            _, resident, shared, _, _, data, _ = map(int, file.read(_TEXT_BYTES).split())
     except (OSError, ValueError):
         return 0, 0, 0
     return resident * _PAGE, (resident - shared) * _PAGE, data * _PAGE

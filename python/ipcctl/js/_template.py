@@ -31,8 +31,8 @@ _SPEC_VERSION = 2
 _RLIMIT_CPU, _RLIMIT_DATA, _RLIMIT_CORE = 0, 2, 4
 #: What a runtime may have without a limit of its own, and with one at least: half a gigabyte is only reserved.
 _MEMORY = 2 * 1024**3
-#: JavaScriptCore reserves two gigabytes for code and for shapes of objects, all of which counts against a limit of memory.
-#: Without room for code it runs many times slower, and does not say so.
+#: JavaScriptCore reserves two gigabytes for code and for shapes of objects, all of which counts against a limit of
+#: memory. Without room for code it runs many times slower, and does not say so.
 _ENGINE_ENVIRONMENT = {
     "BUN_JSC_jitMemoryReservationSize": "67108864",
     "BUN_JSC_structureHeapSizeInKB": "131072",
@@ -45,7 +45,8 @@ _RAM_FACTOR = 4
 _THREADS = 64
 _OPEN_FILES = 512
 #: What an engine prints is of use only where it crashes.
-_LOG_FILES, _LOG_BYTES = 2, 65_536
+_LOG_FILES = 2
+_LOG_BYTES = 65_536
 _COMPILE_SECONDS = 60.0
 #: Variables that a guest has from its program.
 _PASSED = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")
@@ -148,6 +149,9 @@ class _Engine(NamedTuple):
     flags: tuple[str, ...]
 
 
+_NODE_MIN = (22, 13)
+_NODE_NONE = (23,)
+_NODE_AGAIN = (24,)
 _ENGINES = {
     "bun": _Engine(
         "Bun 1.4.5 or newer, before 2",
@@ -157,7 +161,7 @@ _ENGINES = {
     ),
     "v8": _Engine(
         "Node 22.13 or newer of 22, or 24 or newer",
-        lambda version: (22, 13) <= version < (23,) or version >= (24,),
+        lambda version: _NODE_MIN <= version < _NODE_NONE or version >= _NODE_AGAIN,
         "install it, or name its program in IPCCTL_JS_NODE",
         ("--experimental-vm-modules", "--disable-warning=ExperimentalWarning"),
     ),
@@ -189,7 +193,9 @@ def require_version(engine: str, path: str) -> None:
 
 def _version(path: str) -> tuple[int, ...]:
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, env={}, cwd="/").stdout
+        said = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=_COMPILE_SECONDS, env={}, cwd="/"
+        ).stdout
         return tuple(int(part) for part in said.strip().lstrip("v").split(".")[:3])
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return ()
