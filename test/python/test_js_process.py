@@ -235,7 +235,7 @@ class Life(unittest.TestCase):
             "let a = []; for (let i = 0; ; i++) a.push({ i, b: [i] })",
             "let a = []; for (;;) a.push(new Array(1e5).fill(1.5))",
             "let a = []; for (;;) a.push(new Uint8Array(256 * 1024).fill(1))",
-            "new Array(1e8).fill(1.5).length",
+            "let a = []; for (;;) a.push(new Uint8Array(256 * 1024))",
             "let m = new WebAssembly.Memory({ initial: 1, maximum: 65536 }); for (;;) { m.grow(16);"
             " new Uint8Array(m.buffer).fill(1, m.buffer.byteLength - (1 << 20)) }",
         ):
@@ -245,6 +245,10 @@ class Life(unittest.TestCase):
                 self.assertIn("heap limit", asked_for_too_much(guest, code) or "")
                 most = int(guest._shim._read_record()["max_rss_bytes"])
                 self.assertLess(most - before, limit + NOTICED_BYTES)
+        guest = self.start(max_memory=limit)
+        with guest.running():
+            self.assertIn("Out of memory", ask(guest, "new Array(1e8).fill(1.5).length")["message"])
+            self.assertEqual(ask(guest, "1 + 1"), 2)
 
     def test_memory_within_the_limit_is_granted_and_one_that_waits_is_not_looked_at(self) -> None:
         guest = self.start(max_memory=64 * MIB)

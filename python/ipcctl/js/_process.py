@@ -43,8 +43,9 @@ _LOOKS_AFTER = 25
 _TEXT_BYTES = 4096
 #: What the engine itself takes once code runs: compiled code, structures, threads.
 _ENGINE_ROOM = 16 * 1024**2
-#: Above the limit, where the kernel refuses memory before it is looked at.
-_WALL_ROOM = 32 * 1024**2
+#: What it may have beyond that and not use, and where the kernel refuses memory to one that is faster than looks.
+_UNUSED_ROOM = 32 * 1024**2
+_WALL_ROOM = 64 * 1024**2
 #: How an engine ends that gets no memory.
 _CRASHES = frozenset((signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV))
 
@@ -513,8 +514,9 @@ class _Limit:
         self._guest = weakref.ref(guest)
         self._pid, self._most = guest.pid, most
         self._resident, own, data = _resident(guest.pid)
-        self._bound = own + most + _ENGINE_ROOM
-        wall = data + most + _ENGINE_ROOM + _WALL_ROOM
+        self._most_used = own + most + _ENGINE_ROOM
+        self._most_writable = data + most + _ENGINE_ROOM + _UNUSED_ROOM
+        wall = self._most_writable + _WALL_ROOM
         with contextlib.suppress(OSError, ValueError):  # it has ended, is another user's, or has less from its sandbox
             resource.prlimit(guest.pid, resource.RLIMIT_DATA, (wall, wall))
         self._running = 0
@@ -541,8 +543,8 @@ class _Limit:
             if self._looks <= 0:
                 return False
             self._looks -= 1
-        own = _resident(self._pid)[1]
-        if own > self._bound:
+        _, own, data = _resident(self._pid)
+        if own > self._most_used or data > self._most_writable:
             guest = self._guest()
             if guest is not None:
                 guest.kill(self.says())

@@ -29,13 +29,16 @@ if TYPE_CHECKING:
 #: Frames of a specification, and the resource whose limit is chosen by each runtime.
 _SPEC_VERSION = 2
 _RLIMIT_CPU, _RLIMIT_DATA, _RLIMIT_CORE = 0, 2, 4
-#: What a runtime may have without a limit of its own, and with one at least: half a gigabyte is only reserved.
+#: What a runtime may have without a limit of its own; and, with one, what an engine reserves and takes for itself.
 _MEMORY = 2 * 1024**3
+_RESERVED = 512 * 1024**2
 #: JavaScriptCore reserves two gigabytes for code and for shapes of objects, all of which counts against a limit of
 #: memory. Without room for code it runs many times slower, and does not say so.
 _ENGINE_ENVIRONMENT = {
     "BUN_JSC_jitMemoryReservationSize": "67108864",
     "BUN_JSC_structureHeapSizeInKB": "131072",
+    # Memory that is only reserved would count as well, a gigabyte of it.
+    "MIMALLOC_ARENA_EAGER_COMMIT": "0",
     "BUN_RUNTIME_TRANSPILER_CACHE_PATH": "0",
     # It collects garbage each second otherwise, whether there is any or not.
     "BUN_GC_TIMER_INTERVAL": "30000",
@@ -213,10 +216,11 @@ def specification(options: Options) -> bytes:
     environment = [f"{name}={os.environ[name]}" for name in _PASSED if name in os.environ]
     if options.max_memory is not None:
         environment.append(f"BUN_JSC_forceRAMSize={options.max_memory * _RAM_FACTOR}")
-    limits = []
+    most = _MEMORY if options.max_memory is None else _RESERVED + options.max_memory
+    limits = [_rlimit(_RLIMIT_DATA, most, most)] if options.confine or options.max_memory is not None else []
     if options.max_cpu is not None:
-        most = max(1, math.ceil(options.max_cpu))  # a signal that ends it, then one that it cannot ignore
-        limits = [_rlimit(_RLIMIT_CPU, most, most + 1)]
+        seconds = max(1, math.ceil(options.max_cpu))  # a signal that ends it, then one that it cannot ignore
+        limits.append(_rlimit(_RLIMIT_CPU, seconds, seconds + 1))
     if options.confine:
         return _filled(_template(options), options, environment, limits)
     program, engine = find_program(options.engine), installation().engine
@@ -259,8 +263,7 @@ def _filled(template: dict[str, Any], options: Options, environment: list[str], 
         if isinstance(parts, str):
             out.extend(_frame(kind, os.fsencode(value)) for value in lists[parts])
         elif kind == _contract.SPEC_RLIMIT and struct.unpack_from("<I", parts) == (_RLIMIT_DATA,):
-            most = _MEMORY + 2 * (options.max_memory or 0)
-            out += (_rlimit(_RLIMIT_DATA, most, most), *limits)
+            out += limits
         elif kind == _contract.SPEC_IDS and template["user"] is not None:
             out.append(_frame(kind, struct.pack("<II", *_somebody(template["user"]))))
         else:
