@@ -1,6 +1,7 @@
 /** A process in which JavaScript of a Python program runs: meets its shim, takes one channel, and serves it. */
 import type { OpenSegment } from "../plane/meet.ts";
 import { meet } from "../plane/meeting.ts";
+import { addModules } from "./modules.ts";
 import { memory } from "./platform.ts";
 import { Realm } from "./realm.ts";
 import { Session } from "./session.ts";
@@ -16,6 +17,7 @@ async function begin(): Promise<void> {
   const segment = await taken.promise;
   const session = new Session(segment, new Realm());
   const timers = addTimers(session);
+  addModules(session);
   session.report = () => {
     const { total, used, external } = memory();
     const { timers: once, intervals } = timers.counts;

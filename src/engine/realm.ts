@@ -85,9 +85,13 @@ const FACTORIES = `(() => {
 export class Realm {
   readonly context: vm.Context;
   readonly make: Factories;
+  /** A function of the guest's realm that serves `import()`, and gives a promise of that realm. */
+  importer: Function | undefined;
 
   constructor() {
-    this.context = vm.createContext(vm.constants.DONT_CONTEXTIFY);
+    // Code that was made from text, and that no script has called, asks here.
+    const importModuleDynamically = (...args: unknown[]): unknown => this.make.apply(this.importer!, undefined, args);
+    this.context = vm.createContext(vm.constants.DONT_CONTEXTIFY, { importModuleDynamically } as object);
     this.make = vm.runInContext(FACTORIES, this.context, { filename: "ipcctl:realm" }) as Factories;
     const { global } = this.make;
     // A realm of its own, in which the engine shows more than in this one.
@@ -99,11 +103,9 @@ export class Realm {
     Reflect.defineProperty(this.make.global, name, { value, writable: true, configurable: true, enumerable: false });
   }
 
-  run(source: string, filename: string, importer?: (specifier: string, from: string) => Promise<unknown>): unknown {
-    const script = new vm.Script(source, {
-      filename,
-      ...(importer && { importModuleDynamically: ((one: string) => importer(one, filename)) as never }),
-    });
-    return script.runInContext(this.context);
+  run(source: string, filename: string): unknown {
+    return new vm.Script(source, { filename, importModuleDynamically: this.importer as never }).runInContext(
+      this.context,
+    );
   }
 }

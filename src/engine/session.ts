@@ -28,6 +28,12 @@ export type Part = {
   readonly take: (kind: number, number: number, fields: readonly unknown[]) => boolean;
 };
 
+/** What the work of a request gives that is answered by what `later` gave. */
+export const LATER = Symbol("later");
+
+/** Answers of a request, or of a call of Python. */
+export type Outcome = { readonly ok: (value: unknown) => void; readonly bad: (error: unknown) => void };
+
 type Waiting = { answer: readonly [isError: boolean, value: unknown] | undefined };
 
 export class Session {
@@ -49,6 +55,8 @@ export class Session {
   /** Requests whose code is on the stack, and those that wait for a promise. */
   readonly #running: number[] = [];
   readonly #awaited = new Set<number>();
+  /** What is done once one of those is answered, or given up. */
+  readonly #ends = new Map<number, () => void>();
   /** The async request to which code belongs that runs after it has waited. */
   readonly #origin = new AsyncLocalStorage<number>();
   #isPrinting = false;
@@ -174,7 +182,10 @@ export class Session {
   /** Everything that was on the stack has ended. */
   #onInterrupted(): void {
     this.#waiting.clear();
-    for (const request of this.#running.splice(0)) this.#fault(request, ENGINE_FAULT.interrupted, "interrupted");
+    for (const request of this.#running.splice(0)) {
+      this.#forget(request);
+      this.#fault(request, ENGINE_FAULT.interrupted, "interrupted");
+    }
   }
 
   // ---- messages ----
@@ -247,8 +258,10 @@ export class Session {
       else this.#enter(act, { timeout: Math.max(1, Math.ceil(timeoutMs)) });
     } catch (error) {
       if (isInterrupt(error)) throw error;
-      if (isTimeout(error)) this.#fault(number, ENGINE_FAULT.timeout, "timed out");
-      else this.fail(number, error);
+      if (isTimeout(error)) {
+        this.#forget(number);
+        this.#fault(number, ENGINE_FAULT.timeout, "timed out");
+      } else this.fail(number, error);
     }
     const at = this.#running.lastIndexOf(number);
     if (at >= 0) this.#running.splice(at, 1);
@@ -258,6 +271,7 @@ export class Session {
   #perform(number: number, isAwaited: boolean, isCall: boolean, work: () => unknown): void {
     const value = work();
     drain();
+    if (value === LATER) return;
     if (isAwaited) return this.#await(number, value);
     const state = isCall ? promiseState(value) : undefined;
     if (state === undefined || state.kind === "none") return this.tellValue([TO.result, number], value);
@@ -271,27 +285,39 @@ export class Session {
   }
 
   #await(number: number, value: unknown): void {
+    const { ok, bad } = this.later(number);
+    this.realm.make.settle(value, ok, bad);
+    drain();
+  }
+
+  /**
+   * What answers a request whose work gives `LATER`.
+   * @param onEnd called once it is answered, or nobody waits for it any more
+   */
+  later(number: number, onEnd?: () => void): Outcome {
     this.#awaited.add(number);
-    this.realm.make.settle(
-      value,
-      (result) => {
+    if (onEnd) this.#ends.set(number, onEnd);
+    return {
+      ok: (value) => {
         if (!this.#forget(number)) return;
         try {
-          this.tellValue([TO.result, number], result);
+          this.tellValue([TO.result, number], value);
         } catch (error) {
           this.fail(number, error);
         }
       },
-      (error) => {
+      bad: (error) => {
         if (this.#forget(number)) this.fail(number, error);
       },
-    );
-    drain();
+    };
   }
 
   /** A promise is not awaited any more. False if it was not. */
   #forget(number: number): boolean {
     this.#printing.delete(number);
+    const onEnd = this.#ends.get(number);
+    this.#ends.delete(number);
+    onEnd?.();
     return this.#awaited.delete(number);
   }
 
@@ -382,6 +408,13 @@ export class Session {
       reject(this.#guestError(error));
     }
     return promise;
+  }
+
+  /** Calls Python on behalf of a request, for a part of this program. */
+  ask(operation: number, args: readonly (string | boolean)[], request: number, { ok, bad }: Outcome): void {
+    const number = this.#next++;
+    this.#promises.set(number, [ok, bad]);
+    this.tell([TO.invoke, number, operation, args, request, false]);
   }
 
   #invocation(number: number, operation: number, args: readonly unknown[], isWaiting: boolean): Uint8Array {
@@ -475,6 +508,11 @@ function isRecord(value: unknown): value is object {
 
 function define(on: object, key: PropertyKey, value: unknown): void {
   Reflect.defineProperty(on, key, { value, writable: true, enumerable: true, configurable: true });
+}
+
+/** Of code that must end: nobody may go on after it. */
+export function isEnding(error: unknown): boolean {
+  return isInterrupt(error) || isTimeout(error);
 }
 
 function isInterrupt(error: unknown): boolean {

@@ -18,6 +18,7 @@ from .._contract import (
     TO_ENGINE_BIND,
     TO_ENGINE_CALL,
     TO_ENGINE_EVAL,
+    TO_ENGINE_MODULE,
     TO_ENGINE_OPERATION,
     TO_ENGINE_REPORT,
     TO_ENGINE_SETTINGS,
@@ -27,6 +28,7 @@ from .._contract import REFERENCE_OPERATION
 from ._config import RuntimeConfig, Seconds, seconds_of
 from ._errors import JsPermissionError, JsTimeout, RuntimeTerminated
 from ._launch import take
+from ._modules import Loader, Modules, Resolver, Source
 from ._session import Operation, Request, Session
 from ._values import Limits, Lowering
 
@@ -145,6 +147,7 @@ class Runtime:
             session.revive = self._revive
             session.lower = lambda value: self._lowering().value(value)
             session.run_async = self._run_async
+            self._modules = Modules(session, self._operation)
             self._setup(config)
         except BaseException:
             self._guest.dispose()
@@ -183,6 +186,44 @@ class Runtime:
         seconds = self._timeout if timeout is None else seconds_of(timeout)
         message = [TO_ENGINE_EVAL, 0, _text(code), "<eval_async>", _ms(seconds), True]
         return self._ask_async("eval", message, seconds, "eval_async", console)
+
+    def eval_module(self, specifier: str, *, timeout: Seconds | None = None) -> Any:
+        """What a module exports, as a dict. Its code runs once; top-level ``await`` is waited for.
+
+        :param specifier: a name that was defined, or what the resolver and the loader know
+        :raises JavaScriptError: what it threw, or why it cannot be found; ``__cause__`` is what a loader raised
+        :raises JsTimeout, RuntimeTerminated: as for :meth:`eval`
+        """
+        seconds = self._timeout if timeout is None else seconds_of(timeout)
+        message = [TO_ENGINE_MODULE, 0, _text(specifier), _ms(seconds), False]
+        return self._ask("module", message, seconds, "eval_module_sync")
+
+    def eval_module_async(self, specifier: str, /, *, timeout: Seconds | None = None) -> asyncio.Future[Any]:
+        """The same in a running event loop, with a loader that may be async."""
+        seconds = self._timeout if timeout is None else seconds_of(timeout)
+        message = [TO_ENGINE_MODULE, 0, _text(specifier), _ms(seconds), True]
+        return self._ask_async("module", message, seconds, "eval_module_async")
+
+    def add_static_module(self, name: str, source: Source) -> None:
+        """Defines a module that code imports by this name, or as ``static:name``. A later one takes its place for what
+        is loaded from then on.
+        """
+        self._usable()
+        self._modules.define(name, source)
+
+    def set_module_resolver(self, resolver: Resolver | None) -> None:
+        """Who makes URLs of specifiers: it gets the specifier and the URL of the module that imports it, and gives an
+        absolute URL. None or an empty string leaves it to the defined modules.
+        """
+        self._usable()
+        self._modules.set_resolver(resolver)
+
+    def set_module_loader(self, loader: Loader | None) -> None:
+        """Who gives the source of a URL: text, or bytes for one that is imported as ``bytes``. It may be async, except
+        for :meth:`eval_module`.
+        """
+        self._usable()
+        self._modules.set_loader(loader)
 
     def _ask(
         self,

@@ -1,0 +1,106 @@
+"""Modules of a runtime: what Python defines, how it resolves specifiers, and where it loads sources from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from .._contract import TO_ENGINE_DEFINE
+
+if TYPE_CHECKING:
+    from ._session import Session
+
+#: Specifier and URL of the module that imports it; None and "" leave it to the modules that are defined.
+Resolver = Callable[[str, str], "str | None"]
+Source = str | bytes
+Loader = Callable[[str], "Source | Awaitable[Source]"]
+
+_ASYNC_LOADER = "An async module loader cannot be used with a synchronous evaluation (eval_module). Use eval_module_async() instead."
+
+
+class Modules:
+    def __init__(self, session: Session, number: Callable[[Callable[..., Any], str], tuple[int, bool]]) -> None:
+        """:param number: makes a function one that the engine may call"""
+        self._session = session
+        self._resolver: Resolver | None = None
+        self._loader: Loader | None = None
+        # Each twice: for the thread that waits for a module, and for an event loop.
+        self._resolving = [number(one, "resolver")[0] for one in (self._resolve, self._resolve_async)]
+        self._loading = [number(one, "loader")[0] for one in (self._load, self._load_async)]
+
+    def define(self, name: str, source: Source) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"the name of a module must be a str that is not empty, not {name!r}")
+        self._session.send([TO_ENGINE_DEFINE, 0, name, _source(source, f"module {name!r}")])
+
+    def set_resolver(self, resolver: Resolver | None) -> None:
+        self._resolver = _callable(resolver, "resolver")
+        self._tell()
+
+    def set_loader(self, loader: Loader | None) -> None:
+        self._loader = _callable(loader, "loader")
+        self._tell()
+
+    def _tell(self) -> None:
+        told = {
+            "resolver": None if self._resolver is None else self._resolving,
+            "loader": None if self._loader is None else self._loading,
+        }
+        self._session.send([TO_ENGINE_DEFINE, 0, "", told])
+
+    def _resolve(self, specifier: str, referrer: str, is_defined: bool) -> str | None:
+        if self._resolver is None:
+            return None
+        url = self._resolver(specifier, referrer)
+        if inspect.isawaitable(url):
+            _discard(url)
+            raise TypeError("The module resolver returned an awaitable; only the loader may be async")
+        if url is not None and not isinstance(url, str):
+            raise TypeError(f"The module resolver returned {type(url).__name__} for {specifier!r}, not a str or None")
+        return url
+
+    async def _resolve_async(self, specifier: str, referrer: str, is_defined: bool) -> str | None:
+        return self._resolve(specifier, referrer, is_defined)
+
+    def _load(self, url: str, kind: str) -> Any:
+        if inspect.iscoroutinefunction(self._loader) or inspect.iscoroutinefunction(
+            getattr(self._loader, "__call__", None)
+        ):
+            raise RuntimeError(_ASYNC_LOADER)
+        source = self._ask_loader(url)
+        if inspect.isawaitable(source):
+            _discard(source)
+            raise RuntimeError(_ASYNC_LOADER)
+        return _source(source, f"The module loader, for {url!r}")
+
+    async def _load_async(self, url: str, kind: str) -> Any:
+        source = self._ask_loader(url)
+        if inspect.isawaitable(source):
+            source = await source
+        return _source(source, f"The module loader, for {url!r}")
+
+    def _ask_loader(self, url: str) -> Any:
+        if self._loader is None:
+            raise LookupError(f"no module loader is set any more, which {url!r} needs")
+        return self._loader(url)
+
+
+def _source(source: Any, what: str) -> Source:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    if not isinstance(source, str):
+        raise TypeError(f"{what}: its source must be str or bytes, not {type(source).__name__}")
+    return str(source)
+
+
+def _callable(function: Any, what: str) -> Any:
+    if function is not None and not callable(function):
+        raise TypeError(f"a module {what} must be callable, not {type(function).__name__}")
+    return function
+
+
+def _discard(work: Any) -> None:
+    """A coroutine that never runs."""
+    if inspect.iscoroutine(work):
+        work.close()
