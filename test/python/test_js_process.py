@@ -84,8 +84,6 @@ class Open(unittest.TestCase):
         patched = mock.patch.dict(os.environ, IPCCTL_JS_ENGINE=os.path.join(engines, "engine.js"))
         patched.start()
         self.addCleanup(patched.stop)
-        _template.installation.cache_clear()
-        self.addCleanup(_template.installation.cache_clear)
 
     def start(self, **options: Any) -> Guest:
         guest = _process.start(Options(**options))
@@ -207,6 +205,12 @@ class Life(unittest.TestCase):
             guest.end.receive(DEADLINE)
         self.assertIn("with its shim", guest.how_it_ended(DEADLINE) or "")
         until(lambda: is_gone(guest.pid), "its engine ends")
+
+    def test_an_engine_that_nobody_holds(self) -> None:
+        guest = _process.start(Options(max_memory=64 * MIB))
+        pid = guest.pid
+        del guest
+        until(lambda: is_gone(pid), "it ends")
 
     def test_a_kill_has_its_first_reason_and_comes_from_any_thread(self) -> None:
         guest = self.start()
@@ -477,7 +481,9 @@ class Machine(unittest.TestCase):
     @skip_unless(shutil.which("cc") is not None, "C compiler", "a Node of another version")
     def test_a_node_of_another_version(self) -> None:
         old = self.program("node", "v20.20.2")
-        self.assertIn("22.13", self.refused("_process.start(Options(engine='v8'))", IPCCTL_JS_NODE=old))
+        engine = os.path.join(engines, "engine.js")
+        start = "_process.start(Options(engine='v8'))"
+        self.assertIn("22.13", self.refused(start, IPCCTL_JS_NODE=old, IPCCTL_JS_ENGINE=engine))
 
     def test_a_machine_that_cannot_confine(self) -> None:
         """It says what is missing, and the ways out."""

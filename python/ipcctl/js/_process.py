@@ -215,6 +215,10 @@ class Guest:
         _all.discard(self)
         _reaper.take(self._shim)
 
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.dispose()
+
     def forsake(self) -> None:
         """In a forked child, whose parent still uses it."""
         self._lock = threading.RLock()
@@ -564,7 +568,7 @@ class _Watch:
 
     def forsake(self) -> None:
         self._limits: set[_Limit] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an engine that nobody holds may be disposed of in the midst
         self._is_asleep = False
         self._awake = threading.Event()
         self._thread: threading.Thread | None = None

@@ -45,6 +45,8 @@ _ENGINE_ENVIRONMENT = {
 }
 #: By how much its machine is larger for an engine whose guest has a limit: it collects garbage when a quarter is used.
 _RAM_FACTOR = 4
+#: MiB without which V8 does not start.
+_OLD_SPACE_MIN = 8
 _THREADS = 64
 _OPEN_FILES = 512
 #: What an engine prints is of use only where it crashes.
@@ -86,11 +88,17 @@ class Installation(NamedTuple):
 
     root: str
     shim: str
-    engine: str
 
     @property
     def command(self) -> str:
         return os.path.join(self.root, "bin/ipcctl")
+
+    def program(self, engine: str) -> str:
+        """What Bun or Node runs. :raises RuntimeError:"""
+        path = os.environ.get("IPCCTL_JS_ENGINE") or os.path.join(self.root, "build/js", _ENGINES[engine].program)
+        if not os.path.exists(path):
+            raise RuntimeError(f"ipcctl.js: the engine's program is missing: {path}; in a checkout: npm run setup")
+        return os.path.realpath(path)
 
 
 @cache
@@ -104,15 +112,12 @@ def installation() -> Installation:
             f"ipcctl.js: {package} is a part of ipcctl alone, without the engine's program and the shim; "
             "install it with `pip install ipcctl`, or import it from where npm has put it"
         )
-    engine = os.environ.get("IPCCTL_JS_ENGINE") or os.path.join(root, "build/js/engine.js")
     architecture = _contract.ARCHITECTURES.get(os.uname().machine, "")
     parts = [os.path.join(root, folder.format(architecture)) for folder in _contract.PARTS_FOLDERS]
     shim = next((path for path in (os.path.join(part, "ipcctl-shim") for part in parts) if os.path.exists(path)), None)
     if shim is None:
         raise RuntimeError(f"ipcctl.js: the shim is missing below {root}; with a C compiler: sh {root}/native/build.sh")
-    if not os.path.exists(engine):
-        raise RuntimeError(f"ipcctl.js: the engine's program is missing: {engine}; in a checkout: npm run setup")
-    return Installation(os.path.realpath(root), os.path.realpath(shim), os.path.realpath(engine))
+    return Installation(os.path.realpath(root), os.path.realpath(shim))
 
 
 def _is_program(path: str) -> bool:
@@ -150,6 +155,7 @@ class _Engine(NamedTuple):
     way_out: str
     #: Before the engine's program.
     flags: tuple[str, ...]
+    program: str
 
 
 _NODE_MIN = (22, 13)
@@ -161,12 +167,14 @@ _ENGINES = {
         lambda version: (1, 4, 5) <= version < (2,),
         "`npm install -g bun`, or name its program in IPCCTL_JS_BUN",
         ("--no-env-file", "--config=/dev/null", "--tsconfig-override=/dev/null", "--no-install"),
+        "engine.js",
     ),
     "v8": _Engine(
         "Node 22.13 or newer of 22, or 24 or newer",
         lambda version: _NODE_MIN <= version < _NODE_NONE or version >= _NODE_AGAIN,
         "install it, or name its program in IPCCTL_JS_NODE",
         ("--experimental-vm-modules", "--disable-warning=ExperimentalWarning"),
+        "engine.node.js",
     ),
 }
 
@@ -178,7 +186,7 @@ def flags_of(engine: str) -> tuple[str, ...]:
 @cache
 def find_program(engine: str) -> str:
     """:raises RuntimeError: with the way out if there is none"""
-    needed, _, way_out, _ = _ENGINES[engine]
+    needed, _, way_out, *_ = _ENGINES[engine]
     for path in _buns() if engine == "bun" else _nodes():
         if _is_program(path):
             return os.path.realpath(path)
@@ -187,7 +195,7 @@ def find_program(engine: str) -> str:
 
 def require_version(engine: str, path: str) -> None:
     """:raises RuntimeError: with the way out"""
-    needed, is_right, way_out, _ = _ENGINES[engine]
+    needed, is_right, way_out, *_ = _ENGINES[engine]
     version = _version(path)
     if not is_right(version):
         said = ".".join(map(str, version)) or "of no known version"
@@ -214,8 +222,9 @@ def _frame(kind: int, payload: bytes) -> bytes:
 def specification(options: Options) -> bytes:
     """For ``ipcctl-shim DIR``. :raises RuntimeError: if it cannot be confined as it should be"""
     environment = [f"{name}={os.environ[name]}" for name in _PASSED if name in os.environ]
-    if options.max_memory is not None:
+    if options.max_memory is not None:  # so that it collects garbage before it has as much
         environment.append(f"BUN_JSC_forceRAMSize={options.max_memory * _RAM_FACTOR}")
+        environment.append(f"NODE_OPTIONS=--max-old-space-size={max(_OLD_SPACE_MIN, options.max_memory // 1024**2)}")
     most = _MEMORY if options.max_memory is None else _RESERVED + options.max_memory
     limits = [_rlimit(_RLIMIT_DATA, most, most)] if options.confine or options.max_memory is not None else []
     if options.max_cpu is not None:
@@ -223,7 +232,7 @@ def specification(options: Options) -> bytes:
         limits.append(_rlimit(_RLIMIT_CPU, seconds, seconds + 1))
     if options.confine:
         return _filled(_template(options), options, environment, limits)
-    program, engine = find_program(options.engine), installation().engine
+    program, engine = find_program(options.engine), installation().program(options.engine)
     frames = [
         _frame(_contract.SPEC_VERSION, struct.pack("<I", _SPEC_VERSION)),
         _frame(_contract.SPEC_RUN, struct.pack("<Q", 1)),
@@ -292,7 +301,7 @@ def policy_of(options: Options) -> str:
             "version": 1,
             "description": "JavaScript that a program evaluates: no network, no files, no programs.",
             "extends": "strict",
-            "files": {"scratch": None, "read": [os.path.dirname(installation().engine), *_shown(options)]},
+            "files": {"scratch": None, "read": _shown(options)},
             "env": {"set": _ENGINE_ENVIRONMENT},
             "process": {"procfs": "self", "threads": _THREADS},
             "limits": {
@@ -306,8 +315,12 @@ def policy_of(options: Options) -> str:
 
 
 def _shown(options: Options) -> list[str]:
-    """What Node needs besides its program: the addon by which it reaches shared memory."""
-    return [] if options.engine == "bun" else [os.path.dirname(installation().shim)]
+    """What the program itself reads. Node needs the addon by which it reaches shared memory, and what leads to it."""
+    here = installation()
+    own = os.path.dirname(here.program(options.engine))
+    return (
+        [own] if options.engine == "bun" else [own, os.path.dirname(here.shim), os.path.join(here.root, "package.json")]
+    )
 
 
 _templates: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -323,7 +336,8 @@ def forget_locks() -> None:
 def _template(options: Options) -> dict[str, Any]:
     """:raises RuntimeError:"""
     program = find_program(options.engine)
-    words = (policy_of(options), *options.allow_net, "", *options.allow_read, "", program, installation().root)
+    own = installation().program(options.engine)
+    words = (policy_of(options), *options.allow_net, "", *options.allow_read, "", program, own)
     template = _templates.get(words)
     if template is not None and _is_current(template):
         return template
@@ -444,7 +458,8 @@ def _compiled(options: Options, program: str) -> dict[str, Any]:
     entry = subprocess.run(
         [here.command, "__entry"], capture_output=True, text=True, timeout=_COMPILE_SECONDS
     ).stdout.strip()
-    command = " ".join(map(_word, (program, *flags_of(options.engine), here.engine)))
+    own = here.program(options.engine)
+    command = " ".join(map(_word, (program, *flags_of(options.engine), own)))
     words = [bun, *flags_of("bun"), entry, "policy", "compile", policy_of(options), "--command", command, "--serves"]
     if options.allow_net:
         words.append(f"--allow-net={','.join(options.allow_net)}")
@@ -461,7 +476,7 @@ def _compiled(options: Options, program: str) -> dict[str, Any]:
     template: dict[str, Any] = json.loads(said.stdout)
     if "scratch" in template["holes"]:
         raise RuntimeError("ipcctl.js: the template of a runtime has a folder for its files, and it should have none")
-    return _compacted({**template, "also": _facts_of(program, here.engine, here.shim)})
+    return _compacted({**template, "also": _facts_of(program, own, here.shim)})
 
 
 def _compiler_environment() -> dict[str, str]:
