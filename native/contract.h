@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+d50593e9" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+d7f0841e" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -351,7 +351,7 @@ enum {
 	IPC_TO_ENGINE_EVAL = 1,
 	IPC_TO_ENGINE_CALL = 2,
 	IPC_TO_ENGINE_CANCEL = 3,
-	IPC_TO_ENGINE_CREDIT = 4,
+	IPC_TO_ENGINE_READ = 4,
 	IPC_TO_ENGINE_BIND = 5,
 	IPC_TO_ENGINE_RETURN = 6,
 	IPC_TO_ENGINE_THROW = 7,
@@ -374,7 +374,6 @@ enum {
 	IPC_FROM_ENGINE_ERROR = 2,
 	IPC_FROM_ENGINE_PENDING = 3,
 	IPC_FROM_ENGINE_PRINT = 4,
-	IPC_FROM_ENGINE_ITEM = 5,
 	IPC_FROM_ENGINE_END = 6,
 	IPC_FROM_ENGINE_INVOKE = 7,
 	IPC_FROM_ENGINE_HELLO = 8,

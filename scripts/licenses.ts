@@ -5,7 +5,7 @@ import { join } from "node:path";
 const ROOT = join(import.meta.dir, "..");
 const { inputs } = (
   await Bun.build({
-    entrypoints: ["src/main.ts", "src/index.ts"].map((file) => join(ROOT, file)),
+    entrypoints: ["src/main.ts", "src/index.ts", "src/engine/main.ts"].map((file) => join(ROOT, file)),
     target: "bun",
     metafile: true,
   })

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+d50593e9"
+EDITION = "0.1.0+d7f0841e"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -230,7 +230,7 @@ TO_CLIENT_FORGET = 11
 TO_ENGINE_EVAL = 1
 TO_ENGINE_CALL = 2
 TO_ENGINE_CANCEL = 3
-TO_ENGINE_CREDIT = 4
+TO_ENGINE_READ = 4
 TO_ENGINE_BIND = 5
 TO_ENGINE_RETURN = 6
 TO_ENGINE_THROW = 7
@@ -251,7 +251,6 @@ FROM_ENGINE_RESULT = 1
 FROM_ENGINE_ERROR = 2
 FROM_ENGINE_PENDING = 3
 FROM_ENGINE_PRINT = 4
-FROM_ENGINE_ITEM = 5
 FROM_ENGINE_END = 6
 FROM_ENGINE_INVOKE = 7
 FROM_ENGINE_HELLO = 8

@@ -5,6 +5,7 @@ import { addModules } from "./modules.ts";
 import { memory } from "./platform.ts";
 import { Realm } from "./realm.ts";
 import { Session } from "./session.ts";
+import { Streams } from "./streams.ts";
 import { addTimers } from "./timers.ts";
 
 process.on("uncaughtException", () => undefined); // of promises that nobody handles; what was asked is answered
@@ -18,6 +19,7 @@ async function begin(): Promise<void> {
   const session = new Session(segment, new Realm());
   const timers = addTimers(session);
   addModules(session);
+  session.add(new Streams(session));
   session.report = () => {
     const { total, used, external } = memory();
     const { timers: once, intervals } = timers.counts;

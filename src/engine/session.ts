@@ -79,7 +79,8 @@ export class Session {
       lendStream: () => 0,
       found: (number) => this.#found(number),
       operation: (number, isAsync, name) => this.#operation(number, isAsync, name),
-      stream: () => ({}),
+      lentStream: unknownStream,
+      stream: unknownStream,
     };
     this.#writer = new GuestWriter(realm, this.#references);
     (globalThis as Record<string, unknown>).ipcctlEntry = () => this.#work();
@@ -218,7 +219,7 @@ export class Session {
       case FROM.return:
         return this.#answered(number, false, fields[2]);
       case FROM.throw:
-        return this.#answered(number, true, this.#errorOf(number, fields[2]));
+        return this.#answered(number, true, this.errorOf(number, fields[2]));
       case FROM.operation:
         this.#numbered.set(number, fields[2] === true);
         return;
@@ -310,6 +311,37 @@ export class Session {
         if (this.#forget(number)) this.fail(number, error);
       },
     };
+  }
+
+  /** Begins a request that a part answers by {@link settle}. */
+  begin(number: number, work: () => void): void {
+    this.#awaited.add(number);
+    this.#running.push(number);
+    try {
+      work();
+      drain();
+    } catch (error) {
+      if (isInterrupt(error)) throw error;
+      this.settle(number, () => {
+        throw error;
+      });
+    }
+    const at = this.#running.lastIndexOf(number);
+    if (at >= 0) this.#running.splice(at, 1);
+  }
+
+  isAwaited(number: number): boolean {
+    return this.#awaited.has(number);
+  }
+
+  /** @param answer tells what a request has come to; called if somebody waits for it */
+  settle(number: number, answer: () => void): void {
+    if (!this.#forget(number)) return;
+    try {
+      answer();
+    } catch (error) {
+      this.fail(number, error);
+    }
   }
 
   /** A promise is not awaited any more. False if it was not. */
@@ -441,7 +473,8 @@ export class Session {
     return isOurs ? this.realm.make.error("TypeError", error.message) : error;
   }
 
-  #errorOf(number: number, told: unknown): unknown {
+  /** An error of the guest for one of Python. @param number by which Python knows its cause */
+  errorOf(number: number, told: unknown): unknown {
     const [name, message] = ["name", "message"].map((key) => String(dataProperty(told as object, key)));
     const error = this.realm.make.error(name!, message!);
     this.#origins.set(error, number);
@@ -496,6 +529,10 @@ export class Session {
   get counts(): { readonly functions: number; readonly promises: number } {
     return { functions: this.#functions.size, promises: this.#promises.size };
   }
+}
+
+function unknownStream(): never {
+  throw new ValueFault("there is no such stream");
 }
 
 function ignore(): void {

@@ -22,6 +22,8 @@ export type References = {
   /** The function behind a number. */
   readonly found: (number: number) => Function;
   readonly operation: (number: number, isAsync: boolean, name: string) => Function;
+  /** The stream behind a number of ours, and behind one of Python. */
+  readonly lentStream: (number: number) => object;
   readonly stream: (number: number) => object;
 };
 
@@ -325,6 +327,7 @@ export class GuestReader extends Reader {
     if (kind === REFERENCE.function) return this.#references.found(number as number);
     if (kind === REFERENCE.operation)
       return this.#references.operation(number as number, isAsync === true, String(name));
+    if (kind === REFERENCE.engineStream) return this.#references.lentStream(number as number);
     if (kind === REFERENCE.pythonStream) return this.#references.stream(number as number);
     throw malformed("a reference of an unknown kind");
   }

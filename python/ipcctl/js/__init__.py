@@ -6,10 +6,7 @@ from ._config import InspectorConfig, RuntimeConfig
 from ._default import bind_function, bind_object, close_default_runtime, eval, eval_async, get_default_runtime
 from ._errors import JavaScriptError, JsFrame, JsPermissionError, JsTimeout, RuntimeTerminated
 from ._runtime import JsFunction, Runtime, RuntimeStats
-
-
-class JsStream:
-    pass
+from ._streams import JsStream, PyStreamSource
 
 
 class SnapshotBuilder:
@@ -31,6 +28,7 @@ __all__ = [
     "JsTimeout",
     "JsUndefined",
     "JsStream",
+    "PyStreamSource",
     "SnapshotBuilder",
     "InspectorEndpoints",
     "Runtime",

@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from .._contract import (
     REFERENCE_FUNCTION,
@@ -30,6 +30,7 @@ from ._errors import JsPermissionError, JsTimeout, RuntimeTerminated
 from ._launch import take
 from ._modules import Loader, Modules, Resolver, Source
 from ._session import Operation, Request, Session
+from ._streams import Done, PyStreamSource, Streams
 from ._values import Limits, Lowering
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class JsFunction:
         if not self._is_closed:
             self._is_closed = True
             self._finalizer()
-        return _Done()
+        return Done()
 
     @property
     def name(self) -> str:
@@ -107,12 +108,6 @@ class JsFunction:
 
     def __repr__(self) -> str:
         return f"<JsFunction id={self._number}>"
-
-
-class _Done:
-    def __await__(self) -> Any:
-        return None
-        yield
 
 
 class Runtime:
@@ -135,6 +130,7 @@ class Runtime:
         self._is_closed = False
         self._ops = 0
         self._functions: weakref.WeakSet[JsFunction] = weakref.WeakSet()
+        self._named: dict[int, PyStreamSource] = {}
         self._stats: dict[str, Any] = {"total": 0.0, "last": 0.0, "kind": None}
         self._loops: dict[int, asyncio.AbstractEventLoop] = {}
         self._own_loop: _Loop | None = None
@@ -146,6 +142,8 @@ class Runtime:
             session = self._session
             session.revive = self._revive
             session.lower = lambda value: self._lowering().value(value)
+            self._streams = Streams(session, session.lower, self._loop)
+            session.extra, session.on_end = self._streams.take, self._streams.end
             session.run_async = self._run_async
             self._modules = Modules(session, self._operation)
             self._setup(config)
@@ -326,7 +324,7 @@ class Runtime:
             function = JsFunction(self, parts[2], str(parts[3]) if len(parts) > 3 else "")
             self._functions.add(function)
             return function
-        raise ValueError("a stream")
+        return self._streams.revive(parts[2])
 
     def _release(self, number: int) -> None:
         self._session.release(number)
@@ -343,7 +341,7 @@ class Runtime:
         return value._number
 
     def _lowering(self, operation: Callable[[Any, str], tuple[int, bool]] | None = None) -> Lowering:
-        return Lowering(self._limits, self._number_of, lambda value: None, operation)
+        return Lowering(self._limits, self._number_of, self._streams.number_of, operation)
 
     def _call_message(
         self, function: JsFunction, args: tuple[Any, ...], seconds: float | None, is_async: bool
@@ -374,6 +372,32 @@ class Runtime:
         seconds = self._timeout if timeout is None else timeout
         message = self._call_message(function, args, seconds, True)
         return self._ask_async("call", message, seconds, "call_function_async")
+
+    # ---- streams ----
+
+    def stream_from_async_iterable(self, iterable: AsyncIterable[Any] | Iterable[Any] | IO[Any]) -> PyStreamSource:
+        """What JavaScript gets as a ReadableStream, as an argument or in any other value.
+
+        An item is taken when JavaScript wants to have it, in the event loop that runs here; what is not async, such as
+        a generator or a file, which is read in parts of 64 KiB, is taken in threads.
+        """
+        self._usable()
+        return self._streams.source(iterable)
+
+    async def create_js_stream_from_python(self, iterable: AsyncIterable[Any] | Iterable[Any] | IO[Any]) -> int:
+        """The same by a number, for which ``__jsrun_get_stream__(number)`` gives the stream in JavaScript."""
+        source = self.stream_from_async_iterable(iterable)
+        if not self._named:
+            self.bind_function("__jsrun_get_stream__", self._named_stream)
+        number = len(self._named) + 1
+        self._named[number] = source
+        return number
+
+    def _named_stream(self, number: Any = None) -> PyStreamSource:
+        try:
+            return self._named[number]
+        except (KeyError, TypeError):
+            raise ValueError(f"there is no stream {number!r}") from None
 
     # ---- functions of Python ----
 
@@ -516,6 +540,7 @@ class Runtime:
         counted = {f"{key}_count": value for key, value in self._stats.items() if key not in ("total", "last", "kind")}
         return RuntimeStats(
             **{key: known.get(key, 0) for key in _REPORTED},
+            **self._streams.counts(),
             **counted,
             physical_total_bytes=self._guest.resident_bytes(),
             total_execution_time_ms=int(self._stats["total"]),
@@ -640,7 +665,15 @@ class _Loop:
         threading.Thread(target=self.loop.run_forever, daemon=True, name="ipcctl-js-async").start()
 
     def close(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        """What is under way, such as the end of a stream, has a moment for it."""
+
+        async def end() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            if others:
+                await asyncio.wait(others, timeout=_END_SECONDS)
+            self.loop.stop()
+
+        asyncio.run_coroutine_threadsafe(end(), self.loop)
 
 
 _tasks: set[asyncio.Task[Any]] = set()
@@ -652,16 +685,11 @@ _REPORTED = (
     "open_resources",
     "active_timers",
     "active_intervals",
-    "active_js_streams",
-    "active_py_streams",
-    "total_js_streams",
-    "total_py_streams",
-    "bytes_streamed_js_to_py",
-    "bytes_streamed_py_to_js",
 )
 _SCALARS = frozenset((bool, int, float, type(None)))
 #: After its time an evaluation that only waits is given up at once, and one that computes after this.
 _LATE_SECONDS = 0.05
+_END_SECONDS = 1.0
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -149,7 +149,10 @@ class Session:
         self._raised: dict[int, BaseException] = {}
         self._reading = threading.Lock()
         self._changed = threading.Condition(threading.Lock())
-        self._released: deque[int] = deque()
+        #: Functions, by number, and whole messages that are sent with the next one.
+        self._released: deque[int | list[Any]] = deque()
+        #: Called once it has ended.
+        self.on_end: Callable[[], None] = lambda: None
         self._background: threading.Thread | None = None
         self._waiting = 0
         #: Its memory is looked at while something is asked of it.
@@ -204,7 +207,11 @@ class Session:
             if self._released:
                 numbers = []
                 while self._released:
-                    numbers.append(self._released.popleft())
+                    one = self._released.popleft()
+                    if isinstance(one, list):
+                        self._put(one)
+                    else:
+                        numbers.append(one)
                 self._put([TO_ENGINE_RELEASE, 0, numbers])
             self._put(message)
         except BrokenChannel as error:
@@ -228,6 +235,12 @@ class Session:
         next.
         """
         self._released.append(number)
+
+    def say_later(self, message: list[Any]) -> None:
+        """Sends it soon. From anywhere, as :meth:`release`."""
+        self._released.append(message)
+        if self._background is not None:
+            self._end.wake()
 
     def ended_error(self) -> RuntimeError:
         assert self.ended is not None
@@ -350,6 +363,8 @@ class Session:
 
     def _read_on(self) -> None:
         while self.ended is None:
+            if self._released:
+                self.send_quietly([TO_ENGINE_RELEASE, 0, []])
             with self._changed:
                 while self._waiting and self.ended is None:
                     self._changed.wait(_GIVE_WAY_SECONDS)
@@ -487,10 +502,14 @@ class Session:
             self.throw(number, TypeError(str(error)))
 
     def throw(self, number: int, error: BaseException) -> None:
+        self.send_quietly([TO_ENGINE_THROW, number, self.raised(number, error)])
+
+    def raised(self, number: int, error: BaseException) -> dict[str, str]:
+        """What JavaScript is told of it; it is the cause of what comes back with this number."""
         self._raised[number] = error
         while len(self._raised) > 256:
             self._raised.pop(next(iter(self._raised)))
-        self.send_quietly([TO_ENGINE_THROW, number, _told(error)])
+        return _told(error)
 
     #: Makes what is sent of a value that an operation returns.
     lower: Callable[[Any], Any]
@@ -535,6 +554,7 @@ class Session:
         self.operations.clear()
         self._raised.clear()
         self._end.close()
+        self.on_end()
 
 
 def _revive(parts: list[Any]) -> Any:

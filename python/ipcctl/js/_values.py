@@ -6,7 +6,12 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
-from .._contract import REFERENCE_FUNCTION, REFERENCE_OPERATION, REFERENCE_PYTHON_STREAM
+from .._contract import (
+    REFERENCE_ENGINE_STREAM,
+    REFERENCE_FUNCTION,
+    REFERENCE_OPERATION,
+    REFERENCE_PYTHON_STREAM,
+)
 from .._types import Tagged, Undefined, undefined
 
 _SAFE = 2**53 - 1
@@ -34,7 +39,7 @@ class Lowering:
     """Makes what can be encoded of one value, or of the arguments of one call.
 
     :param function: gives the number of a JsFunction, or raises
-    :param stream: gives the number of a stream, or raises
+    :param stream: of a stream, whether it is one of Python, and its number; None for anything else. Or raises
     :param operation: gives number and mode of a Python callable; None if callables are refused
     """
 
@@ -44,7 +49,7 @@ class Lowering:
         self,
         limits: Limits,
         function: Callable[[Any], int | None],
-        stream: Callable[[Any], int | None],
+        stream: Callable[[Any], tuple[bool, int] | None],
         operation: Callable[[Any, str], tuple[int, bool]] | None = None,
     ) -> None:
         self._limits, self._function, self._stream, self._operation = limits, function, stream, operation
@@ -120,9 +125,6 @@ class Lowering:
         number = self._function(value)
         if number is not None:
             return Tagged(27, ["ipcctl.Reference", REFERENCE_FUNCTION, number])
-        number = self._stream(value)
-        if number is not None:
-            return Tagged(27, ["ipcctl.Reference", REFERENCE_PYTHON_STREAM, number])
         if isinstance(value, (set, frozenset)):
             return Tagged(258, self._items(value, "set", depth))
         if isinstance(value, tuple):
@@ -137,6 +139,10 @@ class Lowering:
             return self._items(list(value), "list", depth)
         if isinstance(value, dict):
             return self._dict(dict(value), depth)
+        stream = self._stream(value)
+        if stream is not None:
+            kind = REFERENCE_PYTHON_STREAM if stream[0] else REFERENCE_ENGINE_STREAM
+            return Tagged(27, ["ipcctl.Reference", kind, stream[1]])
         if self._operation is not None and callable(value):
             number, is_async = self._operation(value, name)
             return Tagged(27, ["ipcctl.Reference", REFERENCE_OPERATION, number, is_async, name])

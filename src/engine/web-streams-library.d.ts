@@ -1,0 +1,5 @@
+/** Imported as text, for another realm. */
+declare module "web-streams-polyfill/dist/ponyfill.js" {
+  const text: string;
+  export default text;
+}
