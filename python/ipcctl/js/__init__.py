@@ -6,11 +6,8 @@ from ._config import InspectorConfig, RuntimeConfig
 from ._default import bind_function, bind_object, close_default_runtime, eval, eval_async, get_default_runtime
 from ._errors import JavaScriptError, JsFrame, JsPermissionError, JsTimeout, RuntimeTerminated
 from ._runtime import JsFunction, Runtime, RuntimeStats
+from ._snapshot import SnapshotBuilder
 from ._streams import JsStream, PyStreamSource
-
-
-class SnapshotBuilder:
-    pass
 
 
 class InspectorEndpoints:

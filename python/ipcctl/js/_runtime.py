@@ -30,6 +30,7 @@ from ._errors import JsPermissionError, JsTimeout, RuntimeTerminated
 from ._launch import take
 from ._modules import Loader, Modules, Resolver, Source
 from ._session import Operation, Request, Session
+from ._snapshot import Snapshot
 from ._streams import Done, PyStreamSource, Streams
 from ._values import Limits, Lowering
 
@@ -157,10 +158,18 @@ class Runtime:
         session.send(
             [TO_ENGINE_SETTINGS, 0, {"depth": self._limits.depth, "bytes": self._limits.size, "console": self._console}]
         )
+        if config.snapshot is not None:
+            Snapshot(config.snapshot).replay(self)
         if config.bootstrap is not None:
-            self._ask(
-                "eval", [TO_ENGINE_EVAL, 0, config.bootstrap, "<bootstrap>", _ms(self._timeout), False], None, None
-            )
+            self._run_first(config.bootstrap, "<bootstrap>")
+
+    def _run_first(self, source: str, name: str) -> None:
+        """A script of the configuration, whose value nobody wants."""
+        message = [TO_ENGINE_EVAL, 0, f"{source}\n;undefined", name, _ms(self._timeout), False]
+        self._ask("eval", message, None, None)
+
+    def _load_first(self, specifier: str) -> None:
+        self._ask("module", [TO_ENGINE_MODULE, 0, specifier, _ms(self._timeout), False], None, None)
 
     # ---- evaluating ----
 
