@@ -379,6 +379,16 @@ class ShimDoor:
     def close(self) -> None:
         self._socket.close()
 
+    def set_deadline(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def leave(self) -> None:
+        """Closes our half."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it has ended
+
     def wait_end(self) -> None:
         """Closes our half, and waits for the other one."""
         try:
@@ -394,7 +404,7 @@ class ShimDoor:
         """The version of its contract, and whether the worker has a runtime."""
         self._send(_contract.REQUEST_HELLO, struct.pack("<I", _contract.SHIM_VERSION), ())
         while True:
-            kind, payload = self._next()
+            kind, payload = self.next_reply()
             if kind == _contract.REPLY_ERROR:
                 raise IpcError("DEADLINE", f"{self._name} has as many connections as its shim takes")
             if kind == _contract.REPLY_STATE:
@@ -406,7 +416,7 @@ class ShimDoor:
         self._send(_contract.REQUEST_HELLO, struct.pack("<I", _contract.SHIM_VERSION), ())
         pid, is_attached = 0, False
         while pid == 0 or not is_attached:
-            kind, payload = self._next()
+            kind, payload = self.next_reply()
             if kind == _contract.REPLY_STATE:
                 pid = int.from_bytes(payload[_contract.STATE_PID : _contract.STATE_PID + 4], "little")
                 is_attached = payload[_contract.STATE_ATTACHED] == 1
@@ -422,7 +432,7 @@ class ShimDoor:
         """0, or an errno."""
         self._send(request, body, fds)
         while True:
-            kind, payload = self._next()
+            kind, payload = self.next_reply()
             if kind == _contract.REPLY_OK and payload[0] == request:
                 return 0
             if kind == _contract.REPLY_ERROR and payload[0] == request:
@@ -437,7 +447,8 @@ class ShimDoor:
         except OSError:
             raise not_running(self._name) from None
 
-    def _next(self) -> tuple[int, bytes]:
+    def next_reply(self) -> tuple[int, bytes]:
+        """:raises IpcError: NOT_RUNNING at its end, DEADLINE"""
         while len(self._held) < 5 or len(self._held) < 4 + int.from_bytes(self._held[:4], "little"):
             try:
                 self._socket.settimeout(max(0.01, self._deadline - time.monotonic()))
@@ -469,7 +480,23 @@ class Ownership:
                 raise
         except IpcError as error:
             raise has_ended(name) if error.code == "NOT_RUNNING" else error from None
+        self.status: int | None = None
         _held.add(self)
+
+    def begin_end(self) -> None:
+        """Ends the worker with its whole tree, without waiting for that."""
+        self._door.leave()
+
+    def wait(self, timeout: float) -> bool:
+        """Until nothing of it runs. :attr:`status` is how the worker itself has ended, as os.wait() has it."""
+        self._door.set_deadline(time.monotonic() + timeout)
+        try:
+            while True:
+                kind, payload = self._door.next_reply()
+                if kind == _contract.REPLY_EXITED:
+                    self.status = int.from_bytes(payload[:4], "little")
+        except IpcError as error:
+            return error.code == "NOT_RUNNING"
 
     def close(self) -> None:
         """Ends the worker with its whole tree; returns when nothing of it runs."""

@@ -20,8 +20,9 @@ from typing import Any
 from unittest import mock
 
 import support
-from ipcctl import _contract
+from ipcctl import _contract, connect
 from ipcctl._backend import BrokenChannel
+from ipcctl._client import socket_path
 from ipcctl.js import _pool, _process, _template
 from ipcctl.js._process import Guest
 from ipcctl.js._template import Options
@@ -247,7 +248,7 @@ class Life(unittest.TestCase):
                 guest = self.start(max_memory=limit)
                 before = guest.resident_bytes()
                 self.assertIn("heap limit", asked_for_too_much(guest, code) or "")
-                most = int(guest._shim._read_record()["max_rss_bytes"])
+                most = int(guest._shim.record()["max_rss_bytes"])
                 self.assertLess(most - before, limit + NOTICED_BYTES)
         guest = self.start(max_memory=limit)
         with guest.running():
@@ -330,6 +331,81 @@ class Pool(unittest.TestCase):
         for thread in threads:
             thread.join()
         self.assertEqual(answers, [2] * 100)
+
+
+class Kept(unittest.TestCase):
+    """By a daemon."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.command([os.path.join(support.ROOT, "bin/ipcctl"), "daemon"])
+
+    @classmethod
+    def command(cls, words: list[str]) -> None:
+        daemon = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        cls.addClassCleanup(daemon.wait)
+        cls.addClassCleanup(daemon.terminate)
+        until(lambda: os.path.exists(socket_path(None)), "a daemon listens")
+        cls.client = connect(autostart=False)
+        cls.addClassCleanup(cls.client.close)
+
+    def start(self, **options: Any) -> Guest:
+        guest = _process.start(Options(by_daemon=True, **options))
+        self.addCleanup(guest.dispose)
+        return guest
+
+    def runtimes(self) -> list[Any]:
+        """Those that were killed are remembered for a while."""
+        return [one for one in self.client.status() if one["kind"] == "runtime" and one["pid"] is not None]
+
+    def test_status_shows_it_and_it_is_as_any_other(self) -> None:
+        for confine in (True, False):
+            with self.subTest(confine=confine):
+                guest = self.start(confine=confine)
+                self.assertEqual(ask(guest, "6 * 7"), 42)
+                (shown,) = self.runtimes()
+                self.assertEqual((shown["pid"], shown["life"]), (guest.pid, "ephemeral"))
+                guest.kill()
+                self.assertRegex(guest.how_it_ended(DEADLINE) or "", "killed by signal (9|15)$")
+                guest.dispose()
+                until(lambda: shown["name"] not in self.client.list(), "it is not known any more")
+
+    def test_its_limits(self) -> None:
+        guest = self.start(max_memory=32 * MIB)
+        self.assertIn(
+            "heap limit", asked_for_too_much(guest, "let a = []; for (;;) a.push(new Array(1e5).fill(1))") or ""
+        )
+        guest = self.start(max_cpu=1)
+        self.assertIn("processor time", asked_for_too_much(guest, "for (;;);") or "")
+
+    def test_a_kill_and_the_end_of_its_program(self) -> None:
+        guest = self.start()
+        os.kill(guest.pid, signal.SIGKILL)
+        self.assertEqual(guest.how_it_ended(DEADLINE), "killed by signal 9")
+        guest.dispose()
+        for end in ("", "os.kill(os.getpid(), signal.SIGKILL)", "os._exit(0)"):
+            done = run(f"guest = _pool.take(Options(by_daemon=True))\nprint(guest.pid, flush=True)\n{end}")
+            self.assertEqual(done.stderr, "")
+            pid = int(done.stdout)
+            until(lambda: is_gone(pid) and not self.runtimes(), "it ends with its program")
+
+    def test_a_forked_child(self) -> None:
+        guest = self.start()
+        child = os.fork()
+        if child == 0:
+            guest.kill()
+            guest.dispose()
+            os._exit(0)
+        os.waitpid(child, 0)
+        self.assertEqual(ask(guest, "1 + 1"), 2)
+
+    def test_without_a_daemon(self) -> None:
+        done = run(
+            "try: _process.start(Options(by_daemon=True))\nexcept RuntimeError as error: print(error)",
+            IPCCTL_SOCKET=os.path.join(home.name, "nobody"),
+        )
+        self.assertEqual(done.stderr, "")
+        self.assertIn("daemon", done.stdout)
 
 
 def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:

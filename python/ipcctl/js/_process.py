@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 30.0
 #: A shim ends within milliseconds of its engine.
-_END_SECONDS = 5.0
+END_SECONDS = 5.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 #: Of what a guest has used: how often it is looked at while its code runs, and how often after that.
 _LOOK_SECONDS = 0.002
@@ -137,14 +137,14 @@ class Guest:
     hello: dict[str, Any]
     is_confined: bool
 
-    def __init__(self, options: Options, shim: _Shim, end: End, hello: dict[str, Any]) -> None:
+    def __init__(self, options: Options, shim: Engine, end: End, hello: dict[str, Any]) -> None:
         """Only by :func:`start`."""
         self.options = options
         self.pid, self.end, self.hello, self.is_confined = shim.pid, end, hello, options.confine
         self._shim = shim
         self._lock = threading.RLock()
         self._reason: str | None = None
-        self._limit = None if options.max_memory is None else _Limit(self, options.max_memory)
+        self._limit = None if options.max_memory is None else Limit(self, options.max_memory)
         self._is_disposed = False
         _all.add(self)
 
@@ -194,7 +194,7 @@ class Guest:
         """None while it runs. It ends a moment after its channel does."""
         if not self._shim.wait(timeout):
             return None
-        return self._reason or self._shim.how_it_ended(self._limit, self.options.max_cpu)
+        return self._reason or self._shim.how_it_ended(self._limit)
 
     def resident_bytes(self) -> int:
         """Of memory, as the kernel counts it; 0 once it has ended."""
@@ -240,10 +240,18 @@ def forget_all() -> None:
     _watch.forsake()
 
 
+def _engine(options: Options) -> Engine:
+    if not options.by_daemon:
+        return _Shim(options)
+    from ._kept import Kept
+
+    return Kept(options)
+
+
 def start(options: Options) -> Guest:
     """A new one. :raises RuntimeError: that says what is missing, and what to do"""
     deadline = time.monotonic() + _START_SECONDS
-    shim = _Shim(options)
+    shim = _engine(options)
     end = End(_contract.SEGMENT_VERSION)
     try:
         shim.open(end, deadline)
@@ -264,13 +272,103 @@ def start(options: Options) -> Guest:
         raise error from None
 
 
-class _Shim:
+class Engine:
+    """The process, whoever keeps it."""
+
     def __init__(self, options: Options) -> None:
         """:raises RuntimeError:"""
-        self._options = options
         self.pid = 0
-        self._engine = self._watched = self._owner = -1
+        self._options = options
         self._lock = threading.Lock()
+        self._pidfd = -1
+
+    def open(self, end: End, deadline: float) -> None:
+        """Hands it the channel. :raises RuntimeError, IpcError:"""
+        raise NotImplementedError
+
+    def _meet(self, path: str, end: End, deadline: float) -> None:
+        """:raises RuntimeError, IpcError:"""
+        with ShimDoor(path, "the runtime", deadline) as door:
+            self.pid = door.wait_attached()
+            try:
+                self._pidfd = os.pidfd_open(self.pid)
+            except OSError:
+                raise self.failed("it ended at once") from None
+            number = door.ask(_contract.REQUEST_OPEN, end.half.payload, tuple(end.half.fds))
+        if number != 0:
+            raise self.failed(os.strerror(number))
+
+    def failed(self, why: str) -> RuntimeError:
+        """With what is known of its end."""
+        self.kill()
+        self.wait(END_SECONDS)
+        log = self.last_words()
+        try:
+            require_version(self._options.engine, find_program(self._options.engine))
+        except RuntimeError as error:
+            return error
+        return RuntimeError(f"ipcctl.js: the engine did not start: {why}{'. It wrote: ' + log if log else ''}")
+
+    def last_words(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def is_running(self) -> bool:
+        with self._lock:
+            return self._pidfd >= 0 and not is_readable(self._pidfd, 0)
+
+    def signal(self, number: int) -> None:
+        with self._lock:
+            if self._pidfd >= 0:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    signal.pidfd_send_signal(self._pidfd, number)
+
+    def kill(self) -> None:
+        raise NotImplementedError
+
+    def wait(self, timeout: float) -> bool:
+        """Until nothing of it runs."""
+        raise NotImplementedError
+
+    def record(self) -> dict[str, str]:
+        """Of its end: ``kind`` and ``status``, and what it used as far as it is known."""
+        raise NotImplementedError
+
+    def how_it_ended(self, limit: Limit | None) -> str:
+        record, max_cpu = self.record(), self._options.max_cpu
+        number = int(record.get("status", "9"))
+        if record.get("kind") != "signal":
+            return f"exit status {number}" if record else "killed by signal 9, with its shim"
+        used = int(record.get("cpu_us", "0")) / 1e6
+        if number == signal.SIGXCPU or (number == signal.SIGKILL and max_cpu is not None and used >= max_cpu):
+            return "processor time limit exceeded"
+        if number in _CRASHES and limit is not None and limit.was_near(int(record.get("max_rss_bytes", "0"))):
+            return limit.says()
+        return f"killed by signal {number}"
+
+    def close(self) -> None:
+        """After :meth:`kill`: waits, and leaves nothing."""
+        raise NotImplementedError
+
+    def forsake(self) -> None:
+        """In a forked child, whose parent still uses it."""
+        self._lock = threading.Lock()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            held, self._pidfd = self._pidfd, -1
+        if held >= 0:
+            os.close(held)
+
+
+class _Shim(Engine):
+    """Under a shim that is a child of this program, and ends it when this program ends."""
+
+    def __init__(self, options: Options) -> None:
+        """:raises RuntimeError:"""
+        super().__init__(options)
+        self._watched = self._owner = -1
         self._folder = ""
         self._record: dict[str, str] | None = None
         spec = specification(options)
@@ -306,7 +404,7 @@ class _Shim:
         try:
             # It closes them once the engine has begun.
             while True:
-                if not _poll(self._errors, max(0.0, deadline - time.monotonic())):
+                if not is_readable(self._errors, max(0.0, deadline - time.monotonic())):
                     raise self.failed(f"its shim did not start it within {_START_SECONDS:g} s")
                 part = os.read(self._errors, _TEXT_BYTES)
                 if not part:
@@ -316,50 +414,17 @@ class _Shim:
             os.close(self._errors)
             self._errors = -1
         if said:
-            self.wait(_END_SECONDS)
+            self.wait(END_SECONDS)
             raise self.failed(said.decode(errors="replace").strip())
-        with ShimDoor(f"{self._folder}/sock", "the runtime", deadline) as door:
-            self.pid = door.wait_attached()
-            try:
-                self._engine = os.pidfd_open(self.pid)
-            except OSError:
-                raise self.failed("it ended at once") from None
-            number = door.ask(_contract.REQUEST_OPEN, end.half.payload, tuple(end.half.fds))
-        if number != 0:
-            raise self.failed(os.strerror(number))
+        self._meet(f"{self._folder}/sock", end, deadline)
 
-    def failed(self, why: str) -> RuntimeError:
-        """With what is known of its end."""
-        self.kill()
-        self.wait(_END_SECONDS)
-        log = self._last_words()
-        with contextlib.suppress(RuntimeError):
-            try:
-                require_version(self._options.engine, find_program(self._options.engine))
-            except RuntimeError as error:
-                return error
-        return RuntimeError(f"ipcctl.js: the engine did not start: {why}{'. It wrote: ' + log if log else ''}")
-
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
         try:
             folder = f"{self._folder}/logs"
             with open(f"{folder}/{max(os.listdir(folder))}", encoding="utf-8", errors="replace") as file:
                 return " ".join(line.split(" ", 3)[-1].strip() for line in file.readlines()[-8:])
         except (OSError, ValueError):
             return ""
-
-    # ---- its life ----
-
-    @property
-    def is_running(self) -> bool:
-        with self._lock:
-            return self._engine >= 0 and not _poll(self._engine, 0)
-
-    def signal(self, number: int) -> None:
-        with self._lock:
-            if self._engine >= 0:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(self._engine, number)
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
@@ -369,29 +434,16 @@ class _Shim:
                 self._owner = -1
 
     def wait(self, timeout: float) -> bool:
-        """Until the shim has ended, and all of the engine with it."""
         with self._lock:
             if self._watched < 0:
                 return True
             watched = os.dup(self._watched)
         try:
-            return _poll(watched, timeout)
+            return is_readable(watched, timeout)
         finally:
             os.close(watched)
 
-    def how_it_ended(self, limit: _Limit | None, max_cpu: float | None) -> str:
-        record = self._read_record()
-        number = int(record.get("status", "9"))
-        if record.get("kind") != "signal":
-            return f"exit status {number}" if record else "killed by signal 9, with its shim"
-        used = int(record["cpu_us"]) / 1e6
-        if number == signal.SIGXCPU or (number == signal.SIGKILL and max_cpu is not None and used >= max_cpu):
-            return f"processor time limit exceeded: it used {used:.1f} s"
-        if number in _CRASHES and limit is not None and limit.was_near(int(record["max_rss_bytes"])):
-            return limit.says()
-        return f"killed by signal {number}"
-
-    def _read_record(self) -> dict[str, str]:
+    def record(self) -> dict[str, str]:
         with self._lock:
             if self._record is None:
                 try:
@@ -402,35 +454,32 @@ class _Shim:
             return self._record
 
     def close(self) -> None:
-        """After :meth:`kill`."""
-        if not self.wait(_END_SECONDS):
+        if not self.wait(END_SECONDS):
             self._process.kill()  # it hangs: what it supervises ends with it
         self._process.wait()
-        self._read_record()
+        self.record()
         self._let_go()
         self._remove()
 
     def forsake(self) -> None:
-        self._lock = threading.Lock()
+        super().forsake()
         self._process.returncode = 0  # it is not ours to wait for
-        self._let_go()
 
     def _let_go(self) -> None:
+        super()._let_go()
         with self._lock:
-            held = (self._engine, self._watched, self._owner)
-            self._engine = self._watched = self._owner = -1
+            held = (self._watched, self._owner)
+            self._watched = self._owner = -1
         for descriptor in held:
             if descriptor >= 0:
                 os.close(descriptor)
 
     def _remove(self) -> None:
-        """Its files by name, which is faster than to look for them."""
-        if not self._folder:
-            return
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _poll(descriptor: int, timeout: float) -> bool:
+def is_readable(descriptor: int, timeout: float) -> bool:
     """Whether it has something to read, or the process that it stands for has ended."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
@@ -444,12 +493,12 @@ class _Reaper:
         self.forsake()
 
     def forsake(self) -> None:
-        self._killed: deque[_Shim] = deque()
+        self._killed: deque[Engine] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_over = False
 
-    def take(self, shim: _Shim) -> None:
+    def take(self, shim: Engine) -> None:
         with self._changed:
             if not self._is_over:
                 self._killed.append(shim)
@@ -477,7 +526,7 @@ class _Reaper:
             self._changed.notify()
             thread = self._thread
         if thread is not None:
-            thread.join(_END_SECONDS)
+            thread.join(END_SECONDS)
 
 
 _reaper = _Reaper()
@@ -507,7 +556,7 @@ def _resident(pid: int) -> tuple[int, int, int]:
 # ---- memory ----
 
 
-class _Limit:
+class Limit:
     """How much memory one guest may have: beyond what its engine had at the start, and what engines need for code.
 
     The kernel has no exact limit for that without a control group. So it is looked at every two milliseconds while code
@@ -567,20 +616,20 @@ class _Watch:
         self.forsake()
 
     def forsake(self) -> None:
-        self._limits: set[_Limit] = set()
+        self._limits: set[Limit] = set()
         self._lock = threading.RLock()  # an engine that nobody holds may be disposed of in the midst
         self._is_asleep = False
         self._awake = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def add(self, limit: _Limit) -> None:
+    def add(self, limit: Limit) -> None:
         with self._lock:
             self._limits.add(limit)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ipcctl.js memory", daemon=True)
                 self._thread.start()
 
-    def remove(self, limit: _Limit) -> None:
+    def remove(self, limit: Limit) -> None:
         with self._lock:
             self._limits.discard(limit)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 #: Frames of a specification, and the resource whose limit is chosen by each runtime.
 _SPEC_VERSION = 2
+_MIB = 1024**2
 _RLIMIT_CPU, _RLIMIT_DATA, _RLIMIT_CORE = 0, 2, 4
 #: What a runtime may have without a limit of its own; and, with one, what an engine reserves and takes for itself.
 _MEMORY = 2 * 1024**3
@@ -219,16 +220,31 @@ def _frame(kind: int, payload: bytes) -> bytes:
     return struct.pack("<IB", len(payload) + 1, kind) + payload
 
 
+def environment_of(options: Options) -> dict[str, str]:
+    """What an engine has besides what its policy says."""
+    environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    if options.max_memory is not None:  # so that it collects garbage before it has as much
+        old = max(_OLD_SPACE_MIN, options.max_memory // _MIB)
+        environment["BUN_JSC_forceRAMSize"] = str(options.max_memory * _RAM_FACTOR)
+        environment["NODE_OPTIONS"] = f"--max-old-space-size={old}"
+    return environment if options.confine else {**_ENGINE_ENVIRONMENT, **environment}
+
+
+def _memory(options: Options) -> int:
+    return _MEMORY if options.max_memory is None else _RESERVED + options.max_memory
+
+
+def _seconds(seconds: float) -> int:
+    return max(1, math.ceil(seconds))
+
+
 def specification(options: Options) -> bytes:
     """For ``ipcctl-shim DIR``. :raises RuntimeError: if it cannot be confined as it should be"""
-    environment = [f"{name}={os.environ[name]}" for name in _PASSED if name in os.environ]
-    if options.max_memory is not None:  # so that it collects garbage before it has as much
-        environment.append(f"BUN_JSC_forceRAMSize={options.max_memory * _RAM_FACTOR}")
-        environment.append(f"NODE_OPTIONS=--max-old-space-size={max(_OLD_SPACE_MIN, options.max_memory // 1024**2)}")
-    most = _MEMORY if options.max_memory is None else _RESERVED + options.max_memory
+    environment = [f"{name}={value}" for name, value in environment_of(options).items()]
+    most = _memory(options)
     limits = [_rlimit(_RLIMIT_DATA, most, most)] if options.confine or options.max_memory is not None else []
     if options.max_cpu is not None:
-        seconds = max(1, math.ceil(options.max_cpu))  # a signal that ends it, then one that it cannot ignore
+        seconds = _seconds(options.max_cpu)  # a signal that ends it, then one that it cannot ignore
         limits.append(_rlimit(_RLIMIT_CPU, seconds, seconds + 1))
     if options.confine:
         return _filled(_template(options), options, environment, limits)
@@ -245,7 +261,6 @@ def specification(options: Options) -> bytes:
             for one in (
                 "PATH=/usr/local/bin:/usr/bin:/bin",
                 f"IPCCTL_PLANE_FD={_contract.PLANE_FD}",
-                *(f"{name}={value}" for name, value in _ENGINE_ENVIRONMENT.items()),
                 *environment,
             )
         ),
@@ -294,8 +309,12 @@ def _somebody(user: dict[str, int]) -> tuple[int, int]:
 # ---- templates ----
 
 
-def policy_of(options: Options) -> str:
-    """As JSON: what a guest may do besides ``allow_net`` and ``allow_read``."""
+def policy_of(options: Options, has_limits: bool = False) -> str:
+    """As JSON: what a guest may do besides ``allow_net`` and ``allow_read``.
+
+    :param has_limits: those of these options too, which a template has not
+    """
+    limits = (_memory(options), options.max_cpu) if has_limits else (_MEMORY, None)
     return json.dumps(
         {
             "version": 1,
@@ -305,8 +324,9 @@ def policy_of(options: Options) -> str:
             "env": {"set": _ENGINE_ENVIRONMENT},
             "process": {"procfs": "self", "threads": _THREADS},
             "limits": {
-                "memory": f"{_MEMORY // 1024**2}M",
-                **dict.fromkeys(("addressSpace", "cpuSeconds", "cpuPercent", "pids", "fileSize"), None),
+                "memory": f"{limits[0] // _MIB}M",
+                "cpuSeconds": None if limits[1] is None else _seconds(limits[1]),
+                **dict.fromkeys(("addressSpace", "cpuPercent", "pids", "fileSize"), None),
                 "openFiles": _OPEN_FILES,
             },
             "audit": {"denied": False},
