@@ -41,9 +41,29 @@ await build({
     },
   ],
 });
-const OTHERS = { "./router/main.ts": "router", "./plugin/main.ts": "plugin", "./engine/main.ts": "engine" };
+const OTHERS = { "./router/main.ts": "router", "./plugin/main.ts": "plugin" };
 for (const [path, name] of Object.entries({ ...PROGRAMS, ...OTHERS }))
   await build({ ...program, entrypoints: [join(ROOT, "src", path)], naming: `${name}.[ext]` });
+/** An engine starts often, and few need these. */
+const ON_DEMAND = ["typescript"];
+for (const name of ["main", ...ON_DEMAND])
+  await build({
+    ...program,
+    entrypoints: [join(ROOT, `src/engine/${name}.ts`)],
+    naming: name === "main" ? "engine.[ext]" : `engine-${name}.[ext]`,
+    plugins: [
+      {
+        name: "on demand",
+        setup(builder) {
+          builder.onResolve({ filter: /^\.\/(typescript)\.ts$/ }, ({ path, kind }) =>
+            kind === "entry-point-build"
+              ? undefined
+              : { path: path.replace("./", "./engine-").replace(".ts", ".js"), external: true },
+          );
+        },
+      },
+    ],
+  });
 const sdk: Bun.BuildConfig = { entrypoints: [join(ROOT, "src/index.ts")], format: "esm" };
 // Syntax that an older Bun cannot parse is replaced by older syntax, as for Node: a program may import us there, and
 // gets an error when it connects.

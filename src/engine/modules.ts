@@ -4,9 +4,10 @@
  */
 import { types } from "node:util";
 import { TO_ENGINE as FROM } from "../../contract/engine.ts";
-import { ModuleRecord } from "./records.ts";
+import { ModuleRecord, nameOf } from "./records.ts";
 import type { Realm } from "./realm.ts";
 import { isEnding, LATER, type Session } from "./session.ts";
+import { languageOf, toJavaScript } from "./language.ts";
 import { dataProperty } from "./values.ts";
 
 const STATIC = "jsrun://static/";
@@ -54,6 +55,8 @@ export class Modules {
   readonly #places = new WeakMap<object, string>();
   /** Requests for modules, and whether a thread waits for each. */
   readonly #requests = new Map<number, Client>();
+  /** Modules whose URL does not name their language are TypeScript. */
+  #isTypeScript = false;
   #resolver: Operations;
   #loader: Operations;
 
@@ -85,6 +88,7 @@ export class Modules {
       const pair = dataProperty(told as object, key);
       return Array.isArray(pair) ? ([pair[0], pair[1]] as [number, number]) : undefined;
     });
+    this.#isTypeScript = dataProperty(told as object, "typescript") === true;
     this.#resolver = resolver;
     this.#loader = loader;
   }
@@ -243,7 +247,9 @@ export class Modules {
 
   #compile(url: string, source: string, owner: object): ModuleRecord {
     try {
-      return ModuleRecord.ofSource(this.#realm, url, source, owner);
+      const language = languageOf(url);
+      const code = toJavaScript(source, language === "js" && this.#isTypeScript ? "ts" : language, nameOf(url));
+      return ModuleRecord.ofSource(this.#realm, url, code, owner);
     } catch (error) {
       throw new Failure(this.#syntaxError(error, url));
     }
@@ -335,8 +341,8 @@ export class Modules {
   #syntaxError(error: unknown, url: string): unknown {
     if (!(error instanceof SyntaxError)) return this.#clean(error);
     const made = this.#error("SyntaxError", error.message);
-    const line = /<parse> \(.*?:(\d+)/.exec(error.stack ?? "")?.[1] ?? "1";
-    const stack = `SyntaxError: ${error.message}\n    at ${url}:${line}:1`;
+    const line = /<parse> \(.*?:(\d+)/.exec(error.stack ?? "")?.[1];
+    const stack = line === undefined ? error.stack : `SyntaxError: ${error.message}\n    at ${nameOf(url)}:${line}:1`;
     Reflect.defineProperty(made, "stack", { value: stack, writable: true, configurable: true });
     return made;
   }

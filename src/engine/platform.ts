@@ -23,3 +23,8 @@ export function memory(): { total: number; used: number; external: number } {
   const { heapSize, heapCapacity, extraMemorySize } = heapStats();
   return { total: heapCapacity, used: heapSize, external: extraMemorySize };
 }
+
+/** TypeScript or JSX as JavaScript. Runs nothing of it: what a source calls a macro is refused. */
+export function transpile(source: string, loader: "ts" | "tsx" | "jsx" | "js"): string {
+  return new Bun.Transpiler({ loader, target: "browser", macro: false as never }).transformSync(source);
+}

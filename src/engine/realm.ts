@@ -87,6 +87,8 @@ export class Realm {
   readonly make: Factories;
   /** A function of the guest's realm that serves `import()`, and gives a promise of that realm. */
   importer: Function | undefined;
+  /** Where the first line of a source begins in what was made of it, by the name that stacks have. */
+  readonly firstColumns = new Map<string, number>();
 
   constructor() {
     // Code that was made from text, and that no script has called, asks here.

@@ -70,8 +70,9 @@ export class ModuleRecord {
    * @throws SyntaxError of our realm
    */
   static ofSource(realm: Realm, url: string, source: string, owner: object): ModuleRecord {
-    const meta = source.includes("meta") ? `import.meta.url=${JSON.stringify(url)};` : "";
-    const text = `${PROLOGUE}${meta}${withoutHashbang(source)}\n//# sourceURL=${nameOf(url)}`;
+    const head = `${PROLOGUE}${source.includes("meta") ? `import.meta.url=${JSON.stringify(url)};` : ""}`;
+    const text = `${head}${withoutHashbang(source)}\n//# sourceURL=${nameOf(url)}`;
+    realm.firstColumns.set(nameOf(url), head.length);
     const native = new Native(url, realm.context, text, 0, 0, undefined, undefined, owner, realm.importer);
     const requests = native.createModuleRecord().filter(({ specifier }) => specifier !== FAILING);
     return new ModuleRecord(realm, native, requests);

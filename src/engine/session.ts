@@ -14,6 +14,7 @@ import type { OpenSegment } from "../plane/meet.ts";
 import { drain, promiseState, versionOf } from "./platform.ts";
 import type { Realm } from "./realm.ts";
 import { thrownRecord } from "./thrown.ts";
+import { toJavaScript } from "./language.ts";
 import { dataProperty, GuestReader, GuestWriter, ValueFault, type Limits, type References } from "./values.ts";
 
 /** How long a turn may take before timers and other events have theirs. */
@@ -205,9 +206,10 @@ export class Session {
     switch (kind) {
       case FROM.eval:
         if (fields[6] === true) this.#printing.add(number);
-        return this.request(number, fields[4] as number | null, fields[5] === true, () =>
-          this.realm.run(fields[2] as string, fields[3] as string),
-        );
+        return this.request(number, fields[4] as number | null, fields[5] === true, () => {
+          const [source, name] = [fields[2] as string, fields[3] as string];
+          return this.realm.run(fields[7] === true ? toJavaScript(source, "ts", name) : source, name);
+        });
       case FROM.call:
         return this.#call(number, fields);
       case FROM.cancel:
@@ -360,7 +362,7 @@ export class Session {
     this.tell([
       TO.error,
       number,
-      { kind: ENGINE_FAULT.thrown, ...thrownRecord(error, (one) => this.#origins.get(one)) },
+      { kind: ENGINE_FAULT.thrown, ...thrownRecord(error, (one) => this.#origins.get(one), this.realm.firstColumns) },
     ]);
   }
 

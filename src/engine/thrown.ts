@@ -34,8 +34,15 @@ const OWN_FILE = FRAME.exec((new Error("").stack ?? "").split("\n")[1] ?? "")?.[
 const KNOWN = new Set(["name", "message", "stack", "cause", "errors", "line", "column", "sourceURL"]);
 const PROPERTIES_MAX = 32;
 
-/** @param originOf the number of the INVOKE whose failure an error is, by the error */
-export function thrownRecord(value: unknown, originOf: (error: object) => number | undefined): Thrown {
+/**
+ * @param originOf the number of the INVOKE whose failure an error is, by the error
+ * @param firstColumns where the first line of a file begins
+ */
+export function thrownRecord(
+  value: unknown,
+  originOf: (error: object) => number | undefined,
+  firstColumns?: ReadonlyMap<string, number>,
+): Thrown {
   let room = CHARACTERS_MAX;
   let told = 0;
   const seen = new Set<unknown>();
@@ -59,7 +66,7 @@ export function thrownRecord(value: unknown, originOf: (error: object) => number
     const name = text(() => of.name);
     const message = text(() => of.message);
     const stack = text(() => of.stack) ?? "";
-    const { frames, lines } = framesOf(stack);
+    const { frames, lines } = framesOf(stack, firstColumns);
     const head = `${name ?? "Error"}${message === null || message === "" ? "" : `: ${message}`}`;
     const below = (read: () => unknown): Thrown[] => {
       const found = quietly(read);
@@ -111,20 +118,22 @@ function shownObject(value: object): unknown {
 }
 
 /** Without our own, and without what comes before the first one. */
-function framesOf(stack: string): { frames: Frame[]; lines: string[] } {
+function framesOf(stack: string, firstColumns?: ReadonlyMap<string, number>): { frames: Frame[]; lines: string[] } {
   const frames: Frame[] = [];
   const lines: string[] = [];
   for (const line of stack.split("\n")) {
     const found = FRAME.exec(line);
     if (!found) continue;
     const [, name, file, row, column] = found;
-    if (OURS.test(file!) || file === OWN_FILE) continue;
-    lines.push(line);
+    if (file === "" || OURS.test(file!) || file === OWN_FILE) continue;
+    const before = row === "1" && column !== undefined ? (firstColumns?.get(file!) ?? 0) : 0;
+    const at = Math.max(1, Number(column ?? 1) - before);
+    lines.push(before === 0 ? line : line.replace(`:1:${column}`, `:1:${at}`));
     frames.push({
       ...(name === undefined || name === "<parse>" ? {} : { function_name: name }),
       file_name: file!,
       line_number: Number(row),
-      column_number: Number(column ?? 1),
+      column_number: at,
     });
   }
   return { frames, lines };

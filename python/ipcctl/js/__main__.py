@@ -9,7 +9,9 @@ from . import JavaScriptError, Runtime, RuntimeConfig, undefined
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ipcctl.js", description="Runs JavaScript, and prints its value.")
+    parser = argparse.ArgumentParser(
+        prog="python -m ipcctl.js", description="Runs JavaScript, or a .ts file of TypeScript, and prints its value."
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("-c", dest="code", metavar="CODE", help="JavaScript to run")
     what.add_argument("file", nargs="?", metavar="FILE", help="a file of JavaScript; - is standard input")
@@ -18,7 +20,8 @@ def main(argv: list[str] | None = None) -> int:
         code = flags.code
         if code is None:
             code = sys.stdin.read() if flags.file == "-" else _read(flags.file)
-        with Runtime(RuntimeConfig(enable_console=True)) as runtime:
+        is_typescript = flags.file is not None and flags.file.endswith((".ts", ".mts", ".cts"))
+        with Runtime(RuntimeConfig(enable_console=True, typescript=is_typescript)) as runtime:
             value = runtime.eval(code)
         if value is not undefined:
             print(value)

@@ -105,6 +105,7 @@ class RuntimeConfig:
         allow_read: Iterable[str] = (),
         max_memory: int | None = None,
         max_cpu: float | None = None,
+        typescript: bool = False,
     ) -> None:
         """:param max_heap_size: bytes of memory that JavaScript may use, buffers included
         :param bootstrap: code that runs first, as ``<bootstrap>``
@@ -118,6 +119,7 @@ class RuntimeConfig:
         :param allow_read: files and folders that it may read
         :param max_memory: bytes of its whole process
         :param max_cpu: seconds of processor time of its whole life
+        :param typescript: all code is TypeScript, unless the name of a module says otherwise; types are not checked
         """
         self._heap: int | None = None
         self._initial: int | None = None
@@ -148,6 +150,7 @@ class RuntimeConfig:
         self.allow_net, self.allow_read = tuple(allow_net), tuple(allow_read)
         self.max_memory = None if max_memory is None else _positive("max_memory", max_memory)
         self.max_cpu = max_cpu
+        self.typescript = typescript
 
     @property
     def max_heap_size(self) -> int | None:

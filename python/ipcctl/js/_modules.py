@@ -20,14 +20,19 @@ _ASYNC_LOADER = "An async module loader cannot be used with a synchronous evalua
 
 
 class Modules:
-    def __init__(self, session: Session, number: Callable[[Callable[..., Any], str], tuple[int, bool]]) -> None:
+    def __init__(
+        self, session: Session, number: Callable[[Callable[..., Any], str], tuple[int, bool]], is_typescript: bool
+    ) -> None:
         """:param number: makes a function one that the engine may call"""
         self._session = session
+        self._is_typescript = is_typescript
         self._resolver: Resolver | None = None
         self._loader: Loader | None = None
         # Each twice: for the thread that waits for a module, and for an event loop.
         self._resolving = [number(one, "resolver")[0] for one in (self._resolve, self._resolve_async)]
         self._loading = [number(one, "loader")[0] for one in (self._load, self._load_async)]
+        if is_typescript:
+            self._tell()
 
     def define(self, name: str, source: Source) -> None:
         if not isinstance(name, str) or not name:
@@ -46,6 +51,7 @@ class Modules:
         told = {
             "resolver": None if self._resolver is None else self._resolving,
             "loader": None if self._loader is None else self._loading,
+            "typescript": self._is_typescript,
         }
         self._session.send([TO_ENGINE_DEFINE, 0, "", told])
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from ._process import Guest
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: What code is written in.
+Language = Literal["js", "ts"]
 #: Gets what the console is told: the name of its method, and the text.
 Console = Callable[[str, str], Any]
 _HOST_REQUEST = "Terminated by host request"
@@ -125,6 +127,7 @@ class Runtime:
         self._timeout = config.timeout
         self._limits = Limits(config.max_serialization_depth, config.max_serialization_bytes)
         self._console = config.enable_console
+        self._language: Language = "ts" if config.typescript else "js"
         self._permissions = config.permissions
         self._pid = _here.pid
         self._lock = threading.Lock()
@@ -146,7 +149,7 @@ class Runtime:
             self._streams = Streams(session, session.lower, self._loop)
             session.extra, session.on_end = self._streams.take, self._streams.end
             session.run_async = self._run_async
-            self._modules = Modules(session, self._operation)
+            self._modules = Modules(session, self._operation, config.typescript)
             self._setup(config)
         except BaseException:
             self._guest.dispose()
@@ -165,34 +168,59 @@ class Runtime:
 
     def _run_first(self, source: str, name: str) -> None:
         """A script of the configuration, whose value nobody wants."""
-        message = [TO_ENGINE_EVAL, 0, f"{source}\n;undefined", name, _ms(self._timeout), False]
-        self._ask("eval", message, None, None)
+        self._ask("eval", self._eval_message(f"{source}\n;undefined", name, self._timeout, False), None, None)
 
     def _load_first(self, specifier: str) -> None:
         self._ask("module", [TO_ENGINE_MODULE, 0, specifier, _ms(self._timeout), False], None, None)
 
     # ---- evaluating ----
 
-    def eval(self, code: str, *, timeout: Seconds | None = None, console: Console | None = None) -> Any:
+    def eval(
+        self,
+        code: str,
+        *,
+        timeout: Seconds | None = None,
+        console: Console | None = None,
+        language: Language | None = None,
+    ) -> Any:
         """The value of the last expression of a script. A promise is not awaited.
 
         :param timeout: seconds; by default that of the configuration
         :param console: gets level and text of each line that this code tells the console, in place of our output
+        :param language: ``"ts"`` for TypeScript; by default that of the configuration
         :raises JavaScriptError: what JavaScript threw
         :raises JsTimeout: it did not end in time; the runtime can be used again
         :raises RuntimeTerminated: its process has ended
         """
         seconds = self._timeout if timeout is None else seconds_of(timeout)
-        message = [TO_ENGINE_EVAL, 0, _text(code), "<eval>", _ms(seconds), False]
+        message = self._eval_message(code, "<eval>", seconds, False, language)
         return self._ask("eval", message, seconds, "eval_sync", console)
 
     def eval_async(
-        self, code: str, /, *, timeout: Seconds | None = None, console: Console | None = None
+        self,
+        code: str,
+        /,
+        *,
+        timeout: Seconds | None = None,
+        console: Console | None = None,
+        language: Language | None = None,
     ) -> asyncio.Future[Any]:
         """The same in a running event loop, with the promise of the value awaited. It begins at once."""
         seconds = self._timeout if timeout is None else seconds_of(timeout)
-        message = [TO_ENGINE_EVAL, 0, _text(code), "<eval_async>", _ms(seconds), True]
+        message = self._eval_message(code, "<eval_async>", seconds, True, language)
         return self._ask_async("eval", message, seconds, "eval_async", console)
+
+    def _eval_message(
+        self, code: str, name: str, seconds: float | None, is_awaited: bool, language: Language | None = None
+    ) -> list[Any]:
+        message = [TO_ENGINE_EVAL, 0, _text(code), name, _ms(seconds), is_awaited]
+        if language is None:
+            language = self._language
+        if language == "ts":
+            message += [False, True]
+        elif language != "js":
+            raise ValueError(f"language {language!r} is not known; there are 'js' and 'ts'")
+        return message
 
     def eval_module(self, specifier: str, *, timeout: Seconds | None = None) -> Any:
         """What a module exports, as a dict. Its code runs once; top-level ``await`` is waited for.

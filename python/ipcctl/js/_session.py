@@ -180,7 +180,7 @@ class Session:
         request = self.requests[number] = Request(number, kind)
         if console is not None:
             request.console = console
-            message.append(True)
+            message[6:7] = [True]
         if self._is_watched:
             request.watched = self.process
             self.process.begin()

@@ -1,0 +1,20 @@
+/** What code is written in, and how JavaScript is made of it: by a part of the program that is loaded for the first. */
+export type Language = "js" | "ts" | "tsx" | "jsx";
+
+const BY_NAME = /\.[cm]?(tsx?|jsx)(?:[?#].*)?$/;
+
+/** What the source of a URL is written in. */
+export function languageOf(url: string): Language {
+  return (BY_NAME.exec(url)?.[1] as Language | undefined) ?? "js";
+}
+
+/**
+ * @param name of the source, as a stack shows it
+ * @throws SyntaxError of this realm, with the place as its stack
+ */
+export function toJavaScript(source: string, language: Language, name: string): string {
+  if (language === "js") return source;
+  // eslint-disable-next-line @typescript-eslint/no-require-imports -- it is there at once, or nothing of it is
+  const { translate } = require("./typescript.ts") as typeof import("./typescript.ts");
+  return translate(source, language, name);
+}
