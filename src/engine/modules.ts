@@ -4,7 +4,7 @@
  */
 import { types } from "node:util";
 import { TO_ENGINE as FROM } from "../../contract/engine.ts";
-import { ModuleRecord, nameOf } from "./records.ts";
+import { ModuleRecord, nameOf } from "./module-record.ts";
 import type { Realm } from "./realm.ts";
 import { isEnding, LATER, type Session } from "./session.ts";
 import { languageOf, toJavaScript } from "./language.ts";
@@ -260,7 +260,7 @@ export class Modules {
       try {
         return this.#parse(source);
       } catch (error) {
-        throw new Failure(this.#error("SyntaxError", `${shown(url)} is no JSON: ${(error as Error).message}`));
+        throw new Failure(this.#error("SyntaxError", `${shown(url)} is not JSON: ${(error as Error).message}`));
       }
     }
     if (type === "bytes" && typeof source === "string") {

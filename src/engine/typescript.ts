@@ -43,7 +43,7 @@ function otherwise(source: string, language: Exclude<Language, "js">, name: stri
   }
 }
 
-/** What is no TypeScript, with the place of it as its stack. */
+/** What is not TypeScript, with the place of it as its stack. */
 export class LanguageFault extends SyntaxError {
   constructor(message: string, place: string) {
     super(message);

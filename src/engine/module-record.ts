@@ -1,11 +1,11 @@
 /**
  * Modules of the guest's realm, as JavaScriptCore has them.
  *
- * `node:vm` of Bun cannot be used as it is. It evaluates the modules of a cycle in the wrong order, and resolves promises
- * of our own realm with what a module exports: a module that exports `then`, or a guest that patches `Promise`, gets
- * our functions by that. So its native class is used directly, and in such a way that it leaves the order to the engine:
- * each module first imports one that fails, is evaluated once by that class alone, and counts as failed there. What the
- * engine evaluates afterwards, as a dependency of a module of ours, is unaffected: `test/js/test_modules.py`.
+ * `node:vm` of Bun cannot be used as it is. It evaluates the modules of a cycle in the wrong order, and resolves
+ * promises of our own realm with what a module exports: a module that exports `then`, or a guest that patches
+ * `Promise`, gets our functions by that. So its native class is used directly, and in such a way that it leaves the
+ * order to the engine: each module first imports one that fails, is evaluated once by that class alone, and counts as
+ * failed there. What the engine evaluates afterwards, as a dependency of a module of ours, is unaffected.
  */
 import vm from "node:vm";
 import type { Realm } from "./realm.ts";
