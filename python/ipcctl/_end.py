@@ -183,17 +183,13 @@ class End:
 
         :raises BrokenChannel: if the other side is gone, or violated the protocol
         """
-        while True:
-            if self._outbox:
-                self._flush()
+        while not self._outbox:
             if not self.is_open:
                 raise BrokenChannel(self._why())
-            frame = self._rx.get(self._bell, _LOOK_US, _LOOK_SECONDS if self._outbox else timeout)
+            frame = self._rx.get(self._bell, _LOOK_US, timeout)
             if frame is False:
                 raise BrokenChannel(self._why())
             if frame is None:
-                if self._outbox:
-                    continue
                 return None
             if frame[0] > _PART_LAST:
                 whole: bytes = frame
@@ -201,6 +197,7 @@ class End:
             message = self._parts.whole(frame)
             if message is not None:
                 return message
+        return self.receive_bytes(timeout)  # it is rung when there is room again
 
     def watch(self, timeout: float) -> bytes | None:
         """The same for a thread in the background, which :meth:`wake` has return at once."""
