@@ -19,7 +19,6 @@ async function begin(): Promise<void> {
   const session = new Session(segment, new Realm());
   const timers = addTimers(session);
   addModules(session);
-  session.add(new Streams(session));
   session.report = () => {
     const { total, used, external } = memory();
     const { timers: once, intervals } = timers.counts;
@@ -33,5 +32,6 @@ async function begin(): Promise<void> {
     };
   };
   session.hello();
+  session.add(new Streams(session)); // before any code of the guest, and while Python hears of us
   meeting.leave();
 }

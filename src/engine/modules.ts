@@ -122,7 +122,7 @@ export class Modules {
 
   /** `import()` of a script, a module, or code that was made from text. @returns a promise of the guest's realm */
   #onImport(specifier: unknown, owner: unknown, attributes: unknown): unknown {
-    const [promise, resolve, reject] = this.#realm.make.promise();
+    const { promise, resolve, reject } = this.#realm.make.promise();
     const request = this.#session.current;
     const client: Client = this.#requests.get(request) ?? { request, isSync: false };
     const place = typeof owner === "object" && owner !== null ? this.#places.get(owner) : undefined;

@@ -21,7 +21,11 @@ export type Factories = {
   /** A function of the guest: `act` gets its arguments, and answers `[hasFailed, value or error]`. */
   readonly fn: (act: (args: unknown[], self: unknown) => readonly [boolean, unknown], name: string) => Function;
   /** A promise, and what settles it. */
-  readonly promise: () => readonly [Promise<unknown>, (value: unknown) => void, (error: unknown) => void];
+  readonly promise: () => {
+    readonly promise: Promise<unknown>;
+    readonly resolve: (value: unknown) => void;
+    readonly reject: (error: unknown) => void;
+  };
   /** Calls one of these once the value, or the promise that it is, is settled. */
   readonly settle: (value: unknown, ok: (value: unknown) => void, bad: (error: unknown) => void) => void;
   readonly apply: (fn: Function, self: unknown, args: readonly unknown[]) => unknown;
@@ -72,7 +76,7 @@ const FACTORIES = `(() => {
     promise: () => {
       let resolve, reject;
       const promise = new Promise((one, other) => { resolve = one; reject = other; });
-      return [promise, resolve, reject];
+      return { promise, resolve, reject };
     },
     settle: (value, ok, bad) => {
       apply(then, apply(resolved, Promise, [value]), [(one) => { ok(one); }, (one) => { bad(one); }]);

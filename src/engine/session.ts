@@ -433,7 +433,7 @@ export class Session {
   /** Calls Python, and gives the promise of its answer. */
   callLater(operation: number, args: readonly unknown[]): unknown {
     const number = this.#next++;
-    const [promise, resolve, reject] = this.realm.make.promise();
+    const { promise, resolve, reject } = this.realm.make.promise();
     try {
       const sent = this.#invocation(number, operation, args, false);
       this.#promises.set(number, [resolve, reject]);

@@ -96,7 +96,8 @@ export class Streams implements Part {
   }
 
   #read(request: number, number: number): void {
-    const lent = this.#found(number);
+    const lent = this.#lent.get(number);
+    if (!lent) return this.#session.settle(request, () => this.#session.tell([TO.end, request])); // for another reader
     const held = lent.held.shift();
     if (held) return this.#answer(request, number, held);
     const web = this.#web.make();
@@ -159,7 +160,7 @@ export class Streams implements Part {
       this.#wanted.set(number, handle);
       this.#session.tell([TO.want, number]);
     };
-    const [stream, handle] = this.#web.make().source(pull, () => this.#leave(number));
+    const { stream, handle } = this.#web.make().source(pull, () => this.#leave(number));
     this.#streams.set(number, new WeakRef(stream));
     this.#handles.set(number, new WeakRef(handle));
     this.#gone.register(handle, number);

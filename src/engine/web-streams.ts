@@ -21,7 +21,7 @@ export type WebStreams = {
   /** @param reader ours; without one, a stream that the guest reads is left alone */
   readonly cancel: (stream: object, reader: object | undefined) => void;
   /** A stream that is filled from outside: `pull` asks for an item, which `put` of the handle brings. */
-  readonly source: (pull: (handle: Handle) => void, left: () => void) => readonly [stream: object, handle: Handle];
+  readonly source: (pull: (handle: Handle) => void, left: () => void) => { readonly stream: object; readonly handle: Handle };
 };
 
 /** Its stream keeps it, and it keeps its stream. */
@@ -241,7 +241,7 @@ const START = `((kept, library) => {
         fail: (error) => { act(fail, [error]); } };
       const stream = new ReadableStream({ __proto__: null, start: (one) => { controller = one; },
         pull: guarded(() => { pull(handle); }), cancel: guarded(left) }, { __proto__: null, highWaterMark: 0 });
-      return [stream, handle];
+      return { stream, handle };
     },
   };
   return { __proto__: null, globals, ours };

@@ -613,8 +613,9 @@ class Runtime:
         self._session.finish(None, error)
         self._functions.clear()
         self._guest.dispose()
-        if self._own_loop is not None:
-            self._own_loop.close()
+        own_loop, self._own_loop = self._own_loop, None
+        if own_loop is not None:
+            own_loop.close()
 
     def __enter__(self) -> Runtime:
         return self
@@ -699,7 +700,11 @@ class _Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True, name="ipcctl-js-async").start()
+        threading.Thread(target=self._run, daemon=True, name="ipcctl-js-async").start()
+
+    def _run(self) -> None:
+        self.loop.run_forever()
+        self.loop.close()
 
     def close(self) -> None:
         """What is under way, such as the end of a stream, has a moment for it."""

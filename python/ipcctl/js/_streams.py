@@ -257,6 +257,7 @@ class _Drive:
         self._context = contextvars.copy_context()
         self._loop = _running_loop()
         self._streams = source._streams
+        self._is_begun = self._is_left = False
         self._wanted: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -287,10 +288,12 @@ class _Drive:
         self._wanted.set()
 
     def _on_cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-        else:
+        if self._task is None:
             self._start(self._end())
+        elif self._is_begun:
+            self._task.cancel()
+        else:  # it has not come to anything that could be cancelled
+            self._is_left = True
 
     def _start(self, work: Any) -> None:
         self._task = asyncio.get_running_loop().create_task(work)
@@ -299,6 +302,9 @@ class _Drive:
 
     async def _run(self, source: PyStreamSource) -> None:
         assert self._wanted is not None
+        self._is_begun = True
+        if self._is_left:
+            return await self._end()
         try:
             while True:
                 await self._wanted.wait()
@@ -472,6 +478,7 @@ class Streams:
     def lend(self, source: PyStreamSource) -> int:
         number = next(self._numbers)
         self._sources[number] = source
+        self.session.read_always()  # what JavaScript wants is known even if nobody waits
         self._total_py += 1
         return number
 
