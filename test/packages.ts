@@ -1,6 +1,6 @@
 /** Pythons with the packages that tests need, each installed once, in build/. */
 import { existsSync } from "node:fs";
-import { hasInstalled, SYSTEM_PYTHON, venvWith } from "./needs.ts";
+import { environment, hasInstalled, SYSTEM_PYTHON, venvWith } from "./needs.ts";
 
 const PACKAGES = [
   ...["numpy==2.4.6", "pyarrow==26.0.1", "scikit-learn==1.9.1"],
@@ -19,6 +19,11 @@ const LARGE = [
 /** With what people call from TypeScript; undefined where it cannot be installed. */
 export function pythonWithPackages(): Promise<string | undefined> {
   return venvWith("test-python", PACKAGES);
+}
+
+/** With jsrun, whose interface `ipcctl.js` has; likewise. `IPCCTL_TEST_JSRUN` is a Python that has it already. */
+export async function pythonWithJsrun(): Promise<string | undefined> {
+  return environment.IPCCTL_TEST_JSRUN ?? venvWith("test-jsrun", ["jsrun==0.3.0"]);
 }
 
 /** With what people run as workers; likewise. */

@@ -43,6 +43,8 @@ const FACTORIES = `(() => {
     Float16Array: globalThis.Float16Array };
   const errors = { __proto__: null, Error, TypeError, RangeError, SyntaxError, ReferenceError, EvalError, URIError };
   const objects = Object.prototype;
+  // Bun would give it a list and call sites of the program's own realm.
+  Object.defineProperty(Error, "prepareStackTrace", { get: () => undefined, set: () => {}, configurable: false });
   const ours = (error) => {
     // An error of the program's own realm, such as one of a full stack: only its text may be seen.
     if ((typeof error !== "object" && typeof error !== "function") || error === null) return error;

@@ -3,6 +3,7 @@
  * Python, and waits for its answer here, while other requests may be served.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
+import { types } from "node:util";
 import vm from "node:vm";
 import { ENGINE_FAULT, FROM_ENGINE as TO, TO_ENGINE as FROM } from "../../contract/engine.ts";
 import { limit } from "../base/limits.ts";
@@ -35,12 +36,15 @@ export const LATER = Symbol("later");
 /** Answers of a request, or of a call of Python. */
 export type Outcome = { readonly ok: (value: unknown) => void; readonly bad: (error: unknown) => void };
 
+/** An async request, as the code knows it that runs for it after it has waited. */
+type Origin = { readonly number: number; isCancelled: boolean };
+
 type Waiting = { answer: readonly [isError: boolean, value: unknown] | undefined };
 
 export class Session {
   readonly realm: Realm;
   readonly #channel: Channel;
-  readonly #writer: GuestWriter;
+  #writer: GuestWriter;
   readonly #encoder = new Encoder();
   readonly #references: References;
   readonly #functions = new Map<number, readonly [fn: Function, self: unknown]>();
@@ -59,14 +63,16 @@ export class Session {
   /** What is done once one of those is answered, or given up. */
   readonly #ends = new Map<number, () => void>();
   /** The async request to which code belongs that runs after it has waited. */
-  readonly #origin = new AsyncLocalStorage<number>();
+  readonly #origin = new AsyncLocalStorage<Origin>();
+  /** Of those that nobody has given up. */
+  readonly #live = new Map<number, Origin>();
   #isPrinting = false;
   /** Requests whose prints are told. */
   readonly #printing = new Set<number>();
   /** Calls of Python whose answer the code on the stack waits for. */
   readonly #waiting = new Map<number, Waiting>();
   /** Async ones, with what settles their promise. */
-  readonly #promises = new Map<number, readonly [(value: unknown) => void, (error: unknown) => void]>();
+  readonly #promises = new Map<number, readonly [(value: unknown) => void, (error: unknown) => void, Origin | undefined]>();
   readonly #origins = new WeakMap<object, number>();
   #turn = false;
   #work: () => unknown = () => undefined;
@@ -114,11 +120,17 @@ export class Session {
 
   /** Sends a message with a value of the guest as its last field. @throws ValueFault, whatever the value throws */
   tellValue(head: readonly (number | string | boolean)[], value: unknown): void {
-    this.#send(this.#writer.message(head, value, this.limits));
+    this.#send(this.#freeWriter().message(head, value, this.limits));
   }
 
   #send(bytes: Uint8Array): void {
     if (this.#channel.isOpen) this.#channel.send(bytes);
+  }
+
+  /** A getter of a value that is being written may call Python, or have been ended in the middle. */
+  #freeWriter(): GuestWriter {
+    if (this.#writer.isBusy) this.#writer = new GuestWriter(this.realm, this.#references);
+    return this.#writer;
   }
 
   // ---- turns ----
@@ -212,10 +224,13 @@ export class Session {
         });
       case FROM.call:
         return this.#call(number, fields);
-      case FROM.cancel:
+      case FROM.cancel: {
         // What computes is interrupted, if this is not enough.
+        const origin = this.#live.get(number);
+        if (origin) origin.isCancelled = true;
         if (this.#forget(number)) this.#fault(number, ENGINE_FAULT.interrupted, "cancelled");
         return;
+      }
       case FROM.bind:
         return this.#bind(fields[2] as string, fields[3]);
       case FROM.return:
@@ -256,7 +271,7 @@ export class Session {
     this.#running.push(number);
     try {
       const perform = (): void => this.#perform(number, isAwaited, isCall, work);
-      const act = isAwaited ? (): void => this.#origin.run(number, perform) : perform;
+      const act = isAwaited ? (): void => this.#origin.run(this.#begun(number), perform) : perform;
       if (timeoutMs === null) act();
       else this.#enter(act, { timeout: Math.max(1, Math.ceil(timeoutMs)) });
     } catch (error) {
@@ -268,7 +283,14 @@ export class Session {
     }
     const at = this.#running.lastIndexOf(number);
     if (at >= 0) this.#running.splice(at, 1);
+    if (isAwaited && !this.#awaited.has(number)) this.#live.delete(number);
     if (this.#printing.size > 0 && !this.#awaited.has(number)) this.#printing.delete(number);
+  }
+
+  #begun(number: number): Origin {
+    const origin = { number, isCancelled: false };
+    this.#live.set(number, origin);
+    return origin;
   }
 
   #perform(number: number, isAwaited: boolean, isCall: boolean, work: () => unknown): void {
@@ -349,6 +371,7 @@ export class Session {
   /** A promise is not awaited any more. False if it was not. */
   #forget(number: number): boolean {
     this.#printing.delete(number);
+    this.#live.delete(number);
     const onEnd = this.#ends.get(number);
     this.#ends.delete(number);
     onEnd?.();
@@ -413,6 +436,7 @@ export class Session {
 
   /** Calls Python, and waits for its answer. @returns `[hasFailed, value or error]` */
   callNow(operation: number, args: readonly unknown[]): readonly [boolean, unknown] {
+    if (this.isCancelled) return [true, this.realm.make.error("Error", "the task that this belongs to was cancelled")];
     const number = this.#next++;
     const waiting: Waiting = { answer: undefined };
     let sent: Uint8Array;
@@ -434,9 +458,10 @@ export class Session {
   callLater(operation: number, args: readonly unknown[]): unknown {
     const number = this.#next++;
     const { promise, resolve, reject } = this.realm.make.promise();
+    if (this.isCancelled) return promise; // what waits for it is over
     try {
       const sent = this.#invocation(number, operation, args, false);
-      this.#promises.set(number, [resolve, reject]);
+      this.#promises.set(number, [resolve, reject, this.#origin.getStore()]);
       this.#send(sent);
     } catch (error) {
       reject(this.#guestError(error));
@@ -447,12 +472,12 @@ export class Session {
   /** Calls Python on behalf of a request, for a part of this program. */
   ask(operation: number, args: readonly (string | boolean)[], request: number, { ok, bad }: Outcome): void {
     const number = this.#next++;
-    this.#promises.set(number, [ok, bad]);
+    this.#promises.set(number, [ok, bad, undefined]);
     this.tell([TO.invoke, number, operation, args, request, false]);
   }
 
   #invocation(number: number, operation: number, args: readonly unknown[], isWaiting: boolean): Uint8Array {
-    return this.#writer.invocation([TO.invoke, number, operation], args, [this.current, isWaiting], this.limits);
+    return this.#freeWriter().invocation([TO.invoke, number, operation], args, [this.current, isWaiting], this.limits);
   }
 
   #answered(number: number, isError: boolean, value: unknown): void {
@@ -465,6 +490,7 @@ export class Session {
     const promise = this.#promises.get(number);
     if (!promise) return;
     this.#promises.delete(number);
+    if (promise[2]?.isCancelled) return;
     promise[isError ? 1 : 0](value);
     drain();
   }
@@ -510,7 +536,8 @@ export class Session {
   #bind(name: string, value: unknown): void {
     const { global } = this.realm.make;
     const present = dataProperty(global, name);
-    if (isRecord(present) && isRecord(value)) {
+    // A proxy of the guest would be given a descriptor of our own realm.
+    if (isRecord(present) && !types.isProxy(present) && isRecord(value)) {
       for (const key of Reflect.ownKeys(value)) define(present, key, dataProperty(value, key));
       return;
     }
@@ -519,7 +546,12 @@ export class Session {
 
   /** The request whose code runs; 0 if nobody asked for it. */
   get current(): number {
-    return this.#running.at(-1) ?? this.#origin.getStore() ?? 0;
+    return this.#running.at(-1) ?? this.#origin.getStore()?.number ?? 0;
+  }
+
+  /** The code that runs belongs to a request that was cancelled: it is to do nothing more. */
+  get isCancelled(): boolean {
+    return this.#running.length === 0 && this.#origin.getStore()?.isCancelled === true;
   }
 
   /** Whether Python wants to be told what the console is told now. */

@@ -49,7 +49,7 @@ export function thrownRecord(
   const text = (read: () => unknown): string | null => {
     const found = quietly(() => {
       const raw = read();
-      return raw === undefined || raw === null ? null : (raw as string).toString().slice(0, room).toWellFormed();
+      return raw === undefined || raw === null ? undefined : textOf(raw).slice(0, room).toWellFormed();
     });
     room -= found?.length ?? 0;
     return found ?? null;
@@ -104,6 +104,11 @@ const NOTHING: Thrown = {
   properties: {},
   origin: null,
 };
+
+/** A string in any case: what the guest gives in place of one has methods of its own. */
+function textOf(raw: unknown): string {
+  return typeof raw === "symbol" ? Symbol.prototype.toString.call(raw) : `${raw as string}`;
+}
 
 function isErrorLike(error: unknown): boolean {
   if (typeof error !== "object" || error === null) return false;

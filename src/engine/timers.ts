@@ -52,6 +52,7 @@ export class Timers {
     const number = this.#next++;
     const run = (): void => {
       if (!isInterval) this.#active.delete(number);
+      if (this.#session.isCancelled) return void this.#stop(number);
       this.#session.enterLater(() => void this.#session.realm.make.apply(act, undefined, more));
     };
     const timer = isInterval ? setInterval(run, Math.max(1, ms)) : setTimeout(run, ms);

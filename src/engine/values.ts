@@ -65,6 +65,8 @@ export class GuestWriter {
   readonly #open: object[] = [];
   #limits: Limits = { depth: 0, bytes: 0 };
   #cost = 0;
+  /** It is in the middle of a message, in which code of the guest may run. */
+  isBusy = false;
 
   constructor(realm: Realm, references: References) {
     this.#realm = realm;
@@ -78,7 +80,11 @@ export class GuestWriter {
    */
   message(head: readonly (number | string | boolean)[], value: unknown, limits: Limits): Uint8Array {
     this.#begin(head, 1, limits);
-    this.#value(value, 1, undefined);
+    try {
+      this.#value(value, 1, undefined);
+    } finally {
+      this.isBusy = false;
+    }
     return this.#out.written;
   }
 
@@ -91,12 +97,17 @@ export class GuestWriter {
   ): Uint8Array {
     this.#begin(head, 1 + tail.length, limits);
     this.#out.head(4, args.length);
-    for (let at = 0; at < args.length; at++) this.#value(args[at], 1, undefined);
+    try {
+      for (let at = 0; at < args.length; at++) this.#value(args[at], 1, undefined);
+    } finally {
+      this.isBusy = false;
+    }
     for (const one of tail) this.#plain(one);
     return this.#out.written;
   }
 
   #begin(head: readonly (number | string | boolean)[], more: number, limits: Limits): void {
+    this.isBusy = true;
     this.#limits = limits;
     this.#cost = 0;
     this.#open.length = 0;

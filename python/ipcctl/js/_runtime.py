@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import os
@@ -538,7 +539,15 @@ class Runtime:
             answer(None if error is not None else task.result(), error)
 
         def begin() -> None:
+            if request is not None and request.is_stopped:
+                work.close()
+                self._async_ops -= 1
+                return
             task = loop.create_task(work)
+            if request is not None:
+                request.tasks = request.tasks if request.tasks is not None else {}
+                request.tasks[task] = lambda: _call_soon(loop, task.cancel)
+                task.add_done_callback(request.tasks.pop)
             _tasks.add(task)
             task.add_done_callback(_tasks.discard)
             task.add_done_callback(over)
@@ -626,6 +635,11 @@ class Runtime:
     def __del__(self) -> None:
         if "_session" in self.__dict__ and not self.is_closed():
             self.close()
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, act: Callable[[], Any]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nothing of it goes on
+        loop.call_soon_threadsafe(act)
 
 
 class _Denied:

@@ -97,6 +97,8 @@ class Request:
     #: The event loop that waits for it, if one does.
     loop: Any = None
     notify: Callable[[Request], None] | None = None
+    #: Tasks of Python that run for it, with what ends each.
+    tasks: dict[Any, Callable[[], None]] | None = None
     #: Gets what its code tells the console.
     console: Callable[[str, str], Any] | None = None
     #: The process whose memory is watched until this is answered.
@@ -334,6 +336,8 @@ class Session:
             return
         request.is_stopped = True
         self.send_quietly([TO_ENGINE_CANCEL, request.number])
+        for end in list((request.tasks or {}).values()):
+            end()
         threading.Thread(target=self._see_to_it, args=(request,), daemon=True, name="ipcctl-js-cancel").start()
 
     def _see_to_it(self, request: Request) -> None:

@@ -1,0 +1,573 @@
+"""Guest code that attacks: the program that runs it, Python, the machine. Each attack runs in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import os
+import pathlib
+import threading
+import time
+from typing import Any
+
+from cases import Took, case, equal, expect, fails, in_thread, main
+
+MB = 1 << 20
+CRAWL = (pathlib.Path(__file__).parent / "crawl.js").read_text()
+
+
+def runtime(js: Any, **settings: Any) -> Any:
+    """With functions and values bound, as users bind them."""
+    one = js.Runtime(js.RuntimeConfig(**{"timeout": 20, **settings}))
+
+    def fail(*_: Any) -> None:
+        raise ValueError("of Python")
+
+    async def later(*args: Any) -> Any:
+        await asyncio.sleep(0)
+        return args[0] if args else None
+
+    async def fail_later(*_: Any) -> None:
+        raise ValueError("of Python, later")
+
+    one.bind_function("back", lambda *args: args[0] if args else None)
+    one.bind_function("fail", fail)
+    one.bind_function("later", later)
+    one.bind_function("failLater", fail_later)
+    one.bind_object(
+        "bound",
+        {"list": [1, {"bytes": b"b"}], "set": {1}, "date": datetime.datetime.now(), "deep": {"fn": lambda: None}},
+    )
+    with contextlib.suppress(AttributeError):
+        one.add_static_module("good", "export const value = { a: [1] }; export default (x) => x;")
+        one.add_static_module("throws", "throw new Error('of a module')")
+        one.add_static_module("broken", "export const = 1")
+        one.add_static_module("missing", "import { nothing } from 'good'")
+    return one
+
+
+def nothing_foreign(one: Any, roots: str) -> None:
+    """Walks from the global object and from the properties of this object; promises among them are awaited first."""
+
+    async def run() -> Any:
+        code = f"""(async () => {{
+            const roots = {roots};
+            for (const key of Object.keys(roots)) {{
+              try {{ roots[`${{key}} awaited`] = await roots[key] }} catch (error) {{ roots[`${{key}} rejected`] = error }}
+            }}
+            return ({CRAWL})(roots);
+        }})()"""
+        return await one.eval_async(code, timeout=25)
+
+    seen = asyncio.run(run())
+    equal(seen["found"], [])
+    equal(seen["left"], 0, "what was not looked at")
+    expect(seen["seen"] > 3000, f"only {seen['seen']} things were seen")
+
+
+def works(one: Any) -> None:
+    """As at first, whatever the guest has done to its realm."""
+    value = [1, {"a": [True, None, 2.5, "text"], "b": b"bytes"}]
+    one.bind_function("again", lambda *args: args[0] if args else None)
+    f = one.eval("(function (x) { return again(x) })")
+    equal(f(value), value)
+    equal(one.eval("1 + 1"), 2)
+
+
+# ---- to get out of the realm ----
+
+
+@case("Nothing that is reached from the globals belongs to another realm")
+def crawl_globals(js: Any) -> None:
+    nothing_foreign(runtime(js), "{}")
+
+
+@case("Nothing of another realm in the errors that functions throw")
+def crawl_errors(js: Any) -> None:
+    tried = """(() => {
+      const roots = {}; let at = 0;
+      const calls = [() => fail(), () => back(Symbol()), () => back({ get a() { throw new Error('of a getter') } }),
+        () => { const cyclic = {}; cyclic.self = cyclic; back(cyclic) }, () => setTimeout(), () => setTimeout({}),
+        () => setTimeout(() => 1, Symbol()), () => setTimeout(() => 1, 1n), () => clearTimeout(Symbol()),
+        () => queueMicrotask(), () => queueMicrotask({}), () => setTimeout(() => 1, { valueOf() { throw 1 } }),
+        () => setTimeout(() => 1, { valueOf() { throw null } }), () => clearTimeout({ toString() { throw undefined } }),
+        () => __host_op_sync__(), () => __host_op_sync__(Symbol()), () => __host_op_sync__({ valueOf() { throw 1 } }),
+        () => __host_op_sync__(99), () => __host_op_async__(99), () => console.log({ get a() { throw 1 } }),
+        () => console.log(new Proxy({}, { ownKeys() { throw new Error('trap') } })), () => new back(), () => new later(),
+        () => back.call(Symbol()), () => back.apply(null, { length: 1e6 }), () => Reflect.construct(back, [], Date),
+        () => console.log(...new Array(1e5).fill({})), () => eval('import'), () => eval('('), () => new Function('('),
+        () => JSON.parse('{'), () => decodeURIComponent('%'), () => new RegExp('('), () => null.x, () => undefinedName,
+        () => { 'use strict'; Object.freeze([]).push(1) }, () => BigInt(1.5), () => new Array(-1), () => 'x'.repeat(-1),
+        () => new WebAssembly.Module(new Uint8Array(8)), () => new WebAssembly.Memory({ initial: 1e9 }),
+        () => new Uint8Array(1e15), () => structuredClone(() => 1), () => new SharedArrayBuffer(1e15),
+        () => Atomics.wait(new Int32Array(8), 0, 0), () => 'x'.normalize('y'), () => new Intl.DateTimeFormat('!'),
+        () => back({ toJSON() { throw new Error() } }), () => [].reduce(() => 1), () => new Date(NaN).toISOString(),
+        () => back(new Date(NaN)), () => back(new Proxy([], { get() { throw new RangeError() } })),
+        () => back('x'.repeat(2 ** 27)), () => { let deep = 0; for (let i = 0; i < 1e4; i++) deep = [deep]; back(deep) },
+        () => { throw (() => { try { new ReadableStream({ start() { throw new Error('s') } }) } catch (e) { return e } })() },
+        () => new ReadableStream(1), () => new ReadableStream().getReader({ mode: 'x' }), () => new WritableStream(1),
+      ];
+      for (const call of calls) { try { roots[`value ${at++}`] = call() } catch (error) { roots[`error ${at++}`] = error } }
+      return roots; })()"""
+    nothing_foreign(runtime(js), tried)
+
+
+@case("Nothing of another realm in promises and what they come to")
+def crawl_promises(js: Any) -> None:
+    nothing_foreign(
+        runtime(js),
+        """{ later: later({ a: [1] }), fails: failLater(), symbol: later(Symbol()), getter: later({ get a() { throw 1 } }),
+          wasm: WebAssembly.compile(new Uint8Array(9)), wasm2: WebAssembly.instantiate(new Uint8Array(9)),
+          wasm3: WebAssembly.compile(1), wasm4: WebAssembly.instantiate(), async: Array.fromAsync(later([1])),
+          op: (async () => __host_op_async__(0, 1))(), op2: (async () => __host_op_async__(Symbol()))(),
+          wait: (() => { try { return Atomics.waitAsync(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1).value } catch (e)
+            { return e } })(), timer: new Promise((resolve) => setTimeout(resolve, 1, { a: 1 })),
+          thisOfTimer: new Promise((resolve) => setTimeout(function () { resolve([this, arguments]) })),
+          thisOfTask: new Promise((resolve) => queueMicrotask(function () { resolve([this, arguments]) })) }""",
+    )
+
+
+@case("Nothing of another realm in modules, what they export and why they fail")
+def crawl_modules(js: Any) -> None:
+    nothing_foreign(
+        runtime(js),
+        """{ good: import('good'), throws: import('throws'), broken: import('broken'), missing: import('missing'),
+          none: import('none'), symbol: (async () => import(Symbol()))(), object: (async () => import({}))(),
+          thrown: (async () => import({ toString() { throw { a: 1 } } }))(), json: import('good', { with: { type: 'json' } }),
+          type: import('good', { with: { type: 'x' } }), options: (async () => import('good', 1))(),
+          proxy: (async () => import('good', new Proxy({}, { get(t, k) { globalThis.seen = [t, k]; return t[k] } })))(),
+          node: import('node:fs'), bun: import('bun'), jsc: import('bun:jsc'), file: import('file:///etc/passwd'),
+          made: (async () => new Function("return import('fs')")())(), evaluated: (async () => eval("import('node:vm')"))(),
+          indirect: (async () => (0, eval)("import('node:vm')"))(),
+          later: new Promise((ok, bad) => setTimeout("import('fs')", 1) || setTimeout(() => import('fs').then(ok, bad), 1)) }""",
+    )
+
+
+@case("Nothing of another realm in streams")
+def crawl_streams(js: Any) -> None:
+    nothing_foreign(
+        runtime(js),
+        """{ stream: new ReadableStream({ pull(c) { c.enqueue(1); c.close() } }),
+          reader: new ReadableStream({ pull(c) { c.enqueue(1); c.close() } }).getReader().read(),
+          failing: new ReadableStream({ pull() { throw new Error() } }).getReader().read(),
+          cancelled: new ReadableStream().cancel(), tee: new ReadableStream().tee(),
+          locked: (async () => { const s = new ReadableStream(); s.getReader(); return s.getReader() })(),
+          iterator: new ReadableStream({ start(c) { c.enqueue(1) } })[Symbol.asyncIterator]().next(),
+          writer: new WritableStream().getWriter(), piped: new ReadableStream({ start(c) { c.close() } }).pipeTo(
+            new WritableStream()), transform: new TransformStream(), abort: AbortSignal.abort ? AbortSignal.abort() : 0,
+          controller: new AbortController(), ours: new Promise((resolve) => new ReadableStream({ start(c) { resolve(c) } })) }""",
+    )
+
+
+@case("Stacks show nothing: prepareStackTrace, captureStackTrace, CallSite, caller, arguments")
+def crawl_stacks(js: Any) -> None:
+    one = runtime(js, enable_console=True)
+    code = """
+      var kept = []; var names = [];
+      Error.prepareStackTrace = (error, sites) => {
+        kept.push(error, sites);
+        for (const site of sites) {
+          kept.push(site);
+          for (const name of ['getThis', 'getFunction', 'getEvalOrigin', 'getTypeName', 'getScriptNameOrSourceURL'])
+            try { kept.push(site[name]()) } catch (error) { kept.push(error) }
+          names.push(String(site));
+        }
+        return 'stack';
+      };
+      function caller() { kept.push(caller.caller, caller.arguments); return 1 }
+      globalThis.trap = { get a() { new Error('in a getter').stack; caller(); return 1 },
+        toString() { new Error('in toString').stack; caller(); return 'x' },
+        valueOf() { new Error('in valueOf').stack; caller(); return 1 } };
+      for (const act of [() => fail(), () => setTimeout(() => 1, trap), () => clearTimeout(trap), () => back(trap),
+        () => console.log(trap), () => __host_op_sync__(trap), () => later(trap)])
+        try { act() } catch (error) { kept.push(error, error.stack) }
+      setTimeout(() => { new Error('in a timer').stack; caller() });
+      queueMicrotask(() => { new Error('in a task').stack; caller() });
+      const held = {}; Error.captureStackTrace?.(held); kept.push(held.stack);
+      Error.stackTraceLimit = 1000; new Error('deep').stack; 1"""
+    one.eval(code)
+    with contextlib.redirect_stdout(None):
+        one.eval("trap")
+        one.eval("(function () { caller(); new Error('called').stack; return this })")(1)
+        with contextlib.suppress(js.JavaScriptError):
+            one.eval("throw Object.assign(new Error('x'), { get b() { new Error('told').stack; return 1 } })")
+    time.sleep(0.05)
+    nothing_foreign(one, "{ kept, names }")
+
+
+@case("Traps of proxies are given nothing of another realm")
+def proxies(js: Any) -> None:
+    one = runtime(js, enable_console=True)
+    one.eval("""
+      var kept = [];
+      var handler = new Proxy({}, { get(_, trap) { return (...args) => {
+        kept.push(...args);
+        const value = Reflect[trap](...args);
+        kept.push(value);
+        return value;
+      } } });
+      var proxies = [new Proxy({ a: 1 }, handler), new Proxy(function () { return 1 }, handler), new Proxy([1, { a: 2 }], handler),
+        new Proxy(new Set([1]), handler), new Proxy(new Map(), handler), new Proxy(new Date(), handler),
+        new Proxy(new Uint8Array(2), handler), new Proxy(Promise.resolve(1), handler), new Proxy(new Error('e'), handler)];
+      proxies.forEach((proxy, at) => { globalThis['p' + at] = proxy });
+      0""")
+    with contextlib.redirect_stdout(None):
+        for at in range(9):
+            with contextlib.suppress(js.JavaScriptError, RuntimeError, AttributeError, TypeError):
+                one.bind_object(f"p{at}", {"x": 1, "f": lambda: 1})
+            for code in (
+                "p",
+                "({ p })",
+                "back(p)",
+                "back([p])",
+                "console.log(p); 0",
+                "throw p",
+                "throw new AggregateError(p)",
+                "throw new Error('c', { cause: p })",
+                "setTimeout(p, p, p); 0",
+                "queueMicrotask(p); 0",
+                "clearTimeout(p); 0",
+                "later(p); 0",
+                "__host_op_sync__(p)",
+                "Promise.reject(p); 0",
+                "Object.setPrototypeOf({}, p)",
+                "throw Object.create(p)",
+            ):
+                with contextlib.suppress(js.JavaScriptError, RuntimeError):
+                    value = one.eval(f"{{ const p = proxies[{at}]; {code} }}")
+                    if callable(value):
+                        value(1, [2])
+    time.sleep(0.05)
+    nothing_foreign(one, "{ kept }")
+
+
+@case("Text that is no text, in errors that the guest throws")
+def text_that_is_none(js: Any) -> None:
+    one = runtime(js)
+    for field in ("name", "message", "stack"):
+        for value in (
+            "{ toString() { return { slice() { return { toWellFormed() { return {} }, length: 1 } } } } }",
+            "{ toString() { return { slice: () => ({ toWellFormed: () => Symbol() }) } } }",
+            "{ toString: () => new Proxy({}, { get(t, k) { throw new Error(String(k)) } }) }",
+            "Symbol('s')",
+            "{ split() { return { [Symbol.iterator]() { return { next() { return { value: 'at x', done: false } } } } } } }",
+            "Object.create(null)",
+            "1n",
+        ):
+            code = f"throw Object.defineProperty(new Error('m'), '{field}', {{ value: {value} }})"
+            fails(lambda: one.eval(code, timeout=3), js.JavaScriptError)
+    works(one)
+
+
+@case("A full stack inside every function gives nothing of another realm")
+def full_stack(js: Any) -> None:
+    one = runtime(js)
+    roots = """(() => {
+      const kept = [];
+      const acts = [() => back({ a: [1, { b: 2 }] }), () => fail(), () => later({ a: 1 }), () => setTimeout(() => 1, 1e6),
+        () => clearTimeout({ toString() { return '1' } }), () => queueMicrotask(() => 1), () => console.log({ a: [1] }),
+        () => __host_op_sync__(0), () => __host_op_async__(0), () => back(new Map([[1, new Set([1])]])), () => eval('1'),
+        () => new ReadableStream(), () => import('good'), () => back(new Proxy({ a: 1 }, {})), () => new Error('x').stack];
+      for (const act of acts) {
+        let is_bottom = true;
+        const down = (n) => { if (n === 0) { try { const v = act(); kept.push(v); v?.catch?.((e) => kept.push(e)) }
+          catch (error) { kept.push(error) } return }
+          down(n - 1) };
+        let deepest = 0;
+        const probe = (n) => { deepest = n; probe(n + 1) };
+        try { probe(0) } catch {}
+        for (let left = 0; left < 300; left += left < 60 ? 1 : 7) { try { down(Math.max(1, deepest - left * 4)) } catch (error) { kept.push(error) } }
+      }
+      return { kept: kept.filter((one) => (typeof one === 'object' || typeof one === 'function') && one !== null)
+        .filter((one, at) => at % 7 === 0 || !(one instanceof Error)), messages: [...new Set(kept.map(String))] }; })()"""
+    nothing_foreign(one, roots)
+    works(one)
+
+
+POLLUTE = """
+  const evil = () => { throw new Error('polluted') };
+  const calls = [];
+  for (const of of [Array.prototype, Object.prototype, Function.prototype, Promise.prototype, Map.prototype, Set.prototype,
+    String.prototype, Number.prototype, Date.prototype, Error.prototype, RegExp.prototype, Reflect, JSON, Math, Promise,
+    Array, Object, Symbol.prototype, Object.getPrototypeOf(Uint8Array.prototype), Uint8Array.prototype, ArrayBuffer.prototype,
+    DataView.prototype, WeakMap.prototype, Object.getPrototypeOf([][Symbol.iterator]()), Iterator.prototype,
+    Object.getPrototypeOf(async function () {}), BigInt.prototype, Boolean.prototype, Proxy, WeakRef.prototype,
+    FinalizationRegistry.prototype, globalThis.console]) {
+    for (const key of Reflect.ownKeys(of)) {
+      if (of === Object.prototype && key === '__proto__' || of === Object || of === Reflect && key === 'ownKeys') continue;
+      try { Object.defineProperty(of, key, { configurable: true, get: evil, set: evil }) } catch {}
+    }
+  }
+  for (const key of ['get', 'set', 'value', 'writable', 'enumerable', 'configurable', 'then', '0', '1', 'length', 'kind', 'name',
+    'message', 'stack', 'done', 'next', 'filename', 'timeout', 'depth', 'bytes', 'console', 'a', 'b', 'toJSON', 'cause'])
+    Object.defineProperty(Object.prototype, key, { configurable: true, set: evil, get() { calls.push(this); throw 1 } });
+  for (const name of ['Promise', 'Map', 'Set', 'Date', 'Error', 'TypeError', 'Array', 'Object', 'Reflect', 'Uint8Array', 'JSON'])
+    globalThis[name] = evil;
+"""
+
+
+@case("What the guest does to its prototypes changes nothing for Python")
+def pollution(js: Any) -> None:
+    one = runtime(js)
+    one.eval(f"{{ {POLLUTE} }} 0")
+    works(one)
+    equal(one.eval("back([1, 2])"), [1, 2])
+    equal(one.eval("({ x: [1, null, undefined, 2n ** 70n] })"), {"x": [1, None, js.undefined, 2**70]})
+    one.bind_object("more", {"x": [1, {"y": {1, 2}}], "d": datetime.datetime.now(datetime.timezone.utc)})
+    equal(one.eval("more.x"), [1, {"y": {1, 2}}])
+    fails(lambda: one.eval("fail()"), js.JavaScriptError)
+    fails(lambda: one.eval("null.x"), js.JavaScriptError)
+
+    async def run() -> None:
+        equal(await one.eval_async("later(7)"), 7)
+        equal(await one.eval_async("(async () => [await later(1), 2])()"), [1, 2])
+        equal(await one.eval("((x) => x)").call_async({"z": [1]}), {"z": [1]})
+
+    asyncio.run(run())
+    expect(one.get_stats().pid > 0, "no statistics")
+
+
+@case("What setters on prototypes see is nothing of another realm")
+def pollution_setters(js: Any) -> None:
+    one = runtime(js)
+    one.eval("""
+      var kept = [];
+      { const define = Object.defineProperty;
+        const spy = function (value) { kept.push(this, value) };
+        for (const of of [Object.prototype, Array.prototype, Function.prototype])
+          for (const key of ['0', '1', '2', 'then', 'value', 'get', 'set', 'done', 'writable', 'kind', 'depth', 'bytes', 'type',
+            'filename', 'timeout', 'importModuleDynamically', 'breakOnSigint', 'a', 'message', 'name', 'code', 'prototype'])
+            try { define(of, key, { configurable: true, set: spy, get() { kept.push(this); return undefined } }) } catch {} }
+      back([1, { a: 2 }]); later({ a: [1] }); setTimeout(() => 1, 1, 2, 3); console.log({ a: 1 });
+      try { fail() } catch (error) { kept.push(error) }
+      0""")
+    f = one.eval("((x) => ({ x, kept }))")
+    with contextlib.suppress(js.JavaScriptError, RuntimeError):
+        f([1, {"a": b"x"}, {1, 2}, datetime.datetime.now()])
+    one.bind_object("more", {"a": [1, {"then": 1}], "then": 2})
+    with contextlib.suppress(js.JavaScriptError, RuntimeError):
+        asyncio.run(_awaited(one, "import('good')"))
+    one.eval("""{ const remove = Reflect.deleteProperty; for (const of of [Object.prototype, Array.prototype, Function.prototype])
+      for (const key of ['0', '1', '2', 'then', 'value', 'get', 'set', 'done', 'writable', 'kind', 'depth', 'bytes', 'type',
+            'filename', 'timeout', 'importModuleDynamically', 'breakOnSigint', 'a', 'code']) remove(of, key) } 0""")
+    one.eval("for (const of of [Object.prototype, Array.prototype]) for (const key of ['message', 'name']) delete of[key]; 0")
+    nothing_foreign(one, "{ kept }")
+
+
+async def _awaited(one: Any, code: str) -> Any:
+    return await one.eval_async(code, timeout=5)
+
+
+@case("Getters that call Python while the value that they are in is converted")
+def nested_conversion(js: Any) -> None:
+    one = runtime(js)
+    code = "({ a: 1, get b() { return back([1, 2, { c: 3 }]) }, c: [4, { get d() { return back(5) } }] })"
+    right = {"a": 1, "b": [1, 2, {"c": 3}], "c": [4, {"d": 5}]}
+    equal(one.eval(code), right)
+    equal(one.eval(f"back({code})"), right)
+    with contextlib.suppress(js.JavaScriptError, RuntimeError):
+        one.eval("({ a: [1, 2, 3], get b() { throw new Error('in the middle') } })")
+    equal(one.eval(code), right)
+    one.bind_function("evaluate", one.eval)
+    equal(one.eval("({ a: 1, get b() { return evaluate('({ x: [1, { get y() { return back(2) } }] })') } })"), {"a": 1, "b": {"x": [1, {"y": 2}]}})
+
+
+# ---- to go on for ever ----
+
+
+def ended(one: Any, code: str, kind: type[BaseException] | tuple[type[BaseException], ...] = RuntimeError) -> None:
+    def work() -> None:
+        with Took() as took:
+            fails(lambda: one.eval(code, timeout=0.3), kind)
+        expect(took.seconds < 3, f"after {took.seconds:.1f} s for 0.3")
+
+    in_thread(work, 12)
+
+
+ENDLESS = {
+    "getter": "({ get a() { while (true); } })",
+    "getter in arguments": "back({ get a() { while (true); } })",
+    "getter in an error": "throw Object.defineProperty(new Error(), 'message', { get() { while (true); } })",
+    "toString of a message": "throw Object.assign(new Error(), { message: { toString() { while (true); } } })",
+    "cause": "throw Object.defineProperty(new Error(), 'cause', { get() { while (true); } })",
+    "property of an error": "throw { stack: '', name: '', get x() { while (true); } }",
+    "keys of a proxy": "new Proxy({}, { ownKeys() { while (true); } })",
+    "keys of a proxy without end": "new Proxy({}, { ownKeys() { return Array.from({ length: 1e7 }, (_, at) => 'k' + at) } })",
+    "length of a proxy": "new Proxy([], { get(t, k) { return k === 'length' ? 2 ** 53 - 1 : { } } })",
+    "proxies within proxies": "(function make() { return new Proxy({}, { ownKeys: () => ['a', 'b'], get: make,"
+    " getOwnPropertyDescriptor: () => ({ value: 1, enumerable: true, configurable: true }) }) })()",
+    "thenables": "new Promise((resolve) => (function make(ok) { ok({ then: make }) })(resolve)); while (true);",
+    "wait": "Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)",
+    "microtasks": "(async () => { for (;;) await null })()",
+    "microtasks of queueMicrotask": "(function f() { queueMicrotask(f) })()",
+    "sort": "new Array(2e7).fill(0).map(Math.random).sort((a, b) => { while (true); })",
+    "replace": "'a'.repeat(1e6).replace(/a/g, () => { while (true); })",
+    "JSON": "JSON.stringify({ toJSON() { while (true); } })",
+    "catch": "while (true) { try { while (true) { try { back(1) } finally { continue } } } catch {} }",
+    "generator": "for (const one of (function* () { for (;;) try { yield 1 } finally { yield 2 } })());",
+    "timer in a loop": "while (true) setTimeout(() => 0, 1e9)",
+    "console": "while (true) console.log('x')",
+    "bigint": "let n = 3n; while (true) n *= n",
+}
+
+
+@case("Everything that goes on without end is ended, in every place")
+def endless(js: Any) -> None:
+    for name, code in ENDLESS.items():
+        one = runtime(js)
+        try:
+            ended(one, code, (RuntimeError, js.JavaScriptError))
+            if not one.is_closed():
+                equal(in_thread(lambda: one.eval("1 + 1"), 5), 2, "afterwards")
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from None
+        finally:
+            one.close()
+
+
+@case("Thenables without end are ended, and leave the runtime usable")
+def thenables(js: Any) -> None:
+    async def run() -> None:
+        one = runtime(js)
+        code = "new Promise((resolve) => { const make = () => ({ then(ok) { ok(make()) } }); resolve(make()) })"
+        with Took() as took:
+            try:
+                await one.eval_async(code, timeout=0.3)
+                raise AssertionError("nothing is raised")
+            except RuntimeError:
+                pass
+        expect(took.seconds < 3, f"after {took.seconds:.1f} s")
+        if not one.is_closed():
+            equal(await asyncio.wait_for(one.eval_async("1 + 1"), 5), 2)
+
+    in_thread(lambda: asyncio.run(run()), 12)
+
+
+@case("A thenable as a value runs the guest's code within the time only")
+def thenable_values(js: Any) -> None:
+    async def run() -> None:
+        one = runtime(js)
+        equal(await one.eval_async("({ then(ok) { ok(5) } })"), 5)
+        for code in ("({ then() { while (true); } })", "({ get then() { while (true); } })"):
+            try:
+                await one.eval_async(code, timeout=0.3)
+                raise AssertionError("nothing is raised")
+            except RuntimeError:
+                pass
+
+    in_thread(lambda: asyncio.run(run()), 15)
+
+
+# ---- memory ----
+
+FLOODS = {
+    "strings": "const all = []; for (;;) all.push('x'.repeat(1000) + all.length)",
+    "one string": "let text = 'x'; for (;;) { text += text; text.charCodeAt(5); if (text.length > 2 ** 29) text = text.slice(1).split('') }",
+    "arrays": "const all = []; for (;;) all.push(new Array(1000).fill(all))",
+    "objects": "let last = null; for (;;) last = { last, a: 1 }",
+    "array buffers": "const all = []; for (;;) all.push(new Uint8Array(1 << 20).fill(1))",
+    "typed arrays": "const all = []; for (;;) all.push(new Float64Array(1 << 17).fill(Math.PI))",
+    "shared buffers": "const all = []; for (;;) all.push(new Uint8Array(new SharedArrayBuffer(1 << 20)).fill(1))",
+    "WebAssembly": "const memory = new WebAssembly.Memory({ initial: 1, maximum: 60000 });"
+    " for (;;) { const at = memory.buffer.byteLength; memory.grow(64); new Uint8Array(memory.buffer).fill(1, at) }",
+    "closures": "const all = []; for (;;) { const big = new Array(100).fill(1); all.push(() => big) }",
+    "bigints": "const all = []; for (;;) all.push((1n << 80000n) + BigInt(all.length))",
+    "maps": "const map = new Map(); for (let at = 0; ; at++) map.set(at, { at })",
+    "symbols": "const all = []; for (;;) all.push(Symbol('x'.repeat(50) + all.length))",
+    "functions": "const all = []; for (let at = 0; ; at++) all.push(new Function(`return ${at} + ${'1 + '.repeat(50)} 1`))",
+    "promises": "const all = []; for (;;) all.push(new Promise(() => 0))",
+    "regular expressions": "const all = []; for (let at = 0; ; at++) { const one = new RegExp('a'.repeat(200) + at); one.test('a'); all.push(one) }",
+    "messages": "for (;;) later('x'.repeat(1e5))",
+    "timers": "const big = 'x'.repeat(100); for (let at = 0; ; at++) setTimeout(() => big + at, 1e8, new Array(100).fill(at))",
+}
+
+
+@case("Memory of every kind ends at max_memory, at most 50 MB above")
+def memory(js: Any) -> None:
+    most, problems = 100 * MB, []
+    for name, code in FLOODS.items():
+        one = js.Runtime(js.RuntimeConfig(max_memory=most))
+        one.bind_function("later", _later)
+        pid, highest, is_over = one.get_stats().pid, [_resident(one.get_stats().pid)], threading.Event()
+        base = highest[0]
+
+        def watch(pid: int = pid, highest: list[int] = highest, is_over: threading.Event = is_over) -> None:
+            while not is_over.wait(0.001):
+                highest.append(_resident(pid))
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            one.eval(code, timeout=25)
+            problems.append(f"{name}: nothing is raised")
+        except js.RuntimeTerminated as error:
+            if "heap limit" not in str(error).lower():
+                problems.append(f"{name}: {error}")
+        except (RuntimeError, js.JavaScriptError) as error:
+            problems.append(f"{name}: {type(error).__name__}: {str(error)[:80]}, at {(max(highest) - base) // MB} MB")
+        finally:
+            is_over.set()
+            thread.join()
+            one.close()
+        above = (max(highest) - base - most) // MB
+        if above > 50:
+            problems.append(f"{name}: {above} MB above the limit")
+    expect(not problems, "; ".join(problems))
+
+
+async def _later(value: Any) -> int:
+    return len(value)
+
+
+def _resident(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+@case("A flood of calls of Python does not fill the memory of Python")
+def flood_of_calls(js: Any) -> None:
+    def work() -> None:
+        one = js.Runtime(js.RuntimeConfig(timeout=1))
+        one.bind_function("later", _later)
+        before = _resident(os.getpid())
+        with contextlib.suppress(RuntimeError, js.JavaScriptError):
+            one.eval("for (;;) later('x'.repeat(1e6))")
+        grown = (_resident(os.getpid()) - before) // MB
+        expect(grown < 400, f"{grown} MB")
+        one.close()
+
+    in_thread(work, 20)
+
+
+@case("A flood of lines to the console is ended with its evaluation")
+def flood_of_lines(js: Any) -> None:
+    one = js.Runtime()
+    count = [0]
+
+    def note(level: str, text: str) -> None:
+        count[0] += 1
+
+    fails(lambda: one.eval("for (;;) console.log('x'.repeat(1e4))", timeout=0.5, console=note), RuntimeError)
+    expect(count[0] > 0, "no line came")
+
+
+# ---- the machine ----
+
+
+@case("There are no workers, programs, files or network to be had")
+def nothing_there(js: Any) -> None:
+    one = runtime(js)
+    names = (
+        "Worker SharedWorker fetch XMLHttpRequest WebSocket EventSource Bun Deno process require module exports __dirname"
+        " navigator location Blob File FileReader indexedDB localStorage caches crypto postMessage BroadcastChannel"
+        " MessageChannel importScripts gc $vm Loader ShadowRealm global Buffer setImmediate alert prompt confirm"
+    )
+    equal(one.eval(f"'{names}'.split(' ').filter((name) => typeof globalThis[name] !== 'undefined')"), [])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,4 @@
+/** Guest code that attacks. */
+import { testCases } from "./cases.ts";
+
+testCases("attacks.py");
