@@ -13,7 +13,23 @@ const OUT = join(ROOT, "build/js");
  * killed leaves no partial one.
  */
 const MADE = `${OUT}.${process.pid}.tmp`;
-const TWINS = ["src/base/platform.ts", "src/plane/system.ts", "src/runtime/spawn.ts"];
+const TWINS = [
+  "src/base/platform.ts",
+  "src/plane/system.ts",
+  "src/runtime/spawn.ts",
+  "src/engine/platform.ts",
+  "src/engine/records.ts",
+];
+const twins: Bun.BunPlugin = {
+  name: "twins",
+  setup(builder) {
+    builder.onResolve({ filter: /\/(platform|system|spawn|records)\.ts$/ }, ({ path, importer }) => {
+      const file = join(importer, "..", path);
+      if (!TWINS.some((twin) => file === join(ROOT, twin))) return undefined;
+      return { path: file.replace(/\.ts$/, "-node.ts") };
+    });
+  },
+};
 
 /** The daemon stays in memory, and the command line must start at once: neither loads the other's code. */
 const PROGRAMS = { "./cli/main.ts": "cli", "./daemon/main.ts": "daemon" };
@@ -68,22 +84,14 @@ const sdk: Bun.BuildConfig = { entrypoints: [join(ROOT, "src/index.ts")], format
 // Syntax that an older Bun cannot parse is replaced by older syntax, as for Node: a program may import us there, and
 // gets an error when it connects.
 await build({ ...sdk, target: "node", external: ["bun:*"], naming: "ipcctl.js" });
+await build({ ...sdk, target: "node", naming: "ipcctl.node.js", plugins: [twins] });
 await build({
-  ...sdk,
+  entrypoints: [join(ROOT, "src/engine/main.ts")],
+  format: "esm",
   target: "node",
-  naming: "ipcctl.node.js",
-  plugins: [
-    {
-      name: "twins",
-      setup(builder) {
-        builder.onResolve({ filter: /\/(platform|system|spawn)\.ts$/ }, ({ path, importer }) => {
-          const file = join(importer, "..", path);
-          if (!TWINS.some((twin) => file === join(ROOT, twin))) return undefined;
-          return { path: file.replace(/\.ts$/, "-node.ts") };
-        });
-      },
-    },
-  ],
+  minify: true,
+  naming: "engine.node.js",
+  plugins: [twins],
 });
 
 // What handlers of plugins are written against: their process has it in any case, and their tests import it.

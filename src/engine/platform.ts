@@ -4,12 +4,15 @@ import { types } from "node:util";
 
 export type PromiseState = { readonly kind: "none" | "pending" | "fulfilled" | "rejected"; readonly value?: unknown };
 
+/** The one of the guest's realm. */
+export type Settle = (value: unknown, ok: (value: unknown) => void, bad: (error: unknown) => void) => void;
+
 /** Runs what waits in microtasks, within what is running. */
 export function drain(): void {
   drainMicrotasks();
 }
 
-export function promiseState(value: unknown): PromiseState {
+export function promiseState(value: unknown, _settle: Settle): PromiseState {
   if (!types.isPromise(value)) return { kind: "none" };
   const kind = Bun.peek.status(value);
   return kind === "pending" ? { kind } : { kind, value: Bun.peek(value) };

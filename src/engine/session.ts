@@ -91,7 +91,7 @@ export class Session {
     };
     this.#writer = new GuestWriter(realm, this.#references);
     (globalThis as Record<string, unknown>).ipcctlEntry = () => this.#work();
-    this.#entry = new vm.Script("ipcctlEntry()", { filename: "ipcctl:entry" });
+    this.#entry = new vm.Script("'use strict'; ipcctlEntry()", { filename: "ipcctl:entry" });
     this.#channel = Channel.serve(segment, {
       onMessage: (bytes) => this.#onMessage(bytes),
       onInterrupt: () => undefined,
@@ -298,7 +298,7 @@ export class Session {
     drain();
     if (value === LATER) return;
     if (isAwaited) return this.#await(number, value);
-    const state = isCall ? promiseState(value) : undefined;
+    const state = isCall ? promiseState(value, this.realm.make.settle) : undefined;
     if (state === undefined || state.kind === "none") return this.tellValue([TO.result, number], value);
     if (state.kind === "fulfilled") return this.tellValue([TO.result, number], state.value);
     if (state.kind === "rejected") {

@@ -29,6 +29,8 @@ export type Thrown = {
 /** Files of ours, which a stack passes through, and of the program that runs us. */
 const OURS = /^(?:ipcctl:|node:|bun:|native|unknown$)/;
 const FRAME = /^\s*at (?:async )?(?:(.*?) \()?(.*?):(\d+)(?::(\d+))?\)?$/;
+/** Before the stack of a syntax error, V8 shows where it stands: the line, and below it a mark. */
+const PLACE = /^(.+):(\d+)\n.*\n( *)\^+\n/;
 /** Of this program, as its stacks name it. */
 const OWN_FILE = FRAME.exec((new Error("").stack ?? "").split("\n")[1] ?? "")?.[2];
 const KNOWN = new Set(["name", "message", "stack", "cause", "errors", "line", "column", "sourceURL"]);
@@ -140,6 +142,12 @@ function framesOf(stack: string, firstColumns?: ReadonlyMap<string, number>): { 
       line_number: Number(row),
       column_number: at,
     });
+  }
+  const place = frames.length === 0 ? PLACE.exec(stack) : null;
+  if (place) {
+    const [, file, row, before] = place;
+    lines.push(`    at ${file}:${row}:${before!.length + 1}`);
+    frames.push({ file_name: file!, line_number: Number(row), column_number: before!.length + 1 });
   }
   return { frames, lines };
 }

@@ -559,7 +559,7 @@ class Machine(unittest.TestCase):
         old = self.program("node", "v20.20.2")
         engine = os.path.join(engines, "engine.js")
         start = "_process.start(Options(engine='v8'))"
-        self.assertIn("22.13", self.refused(start, IPCCTL_JS_NODE=old, IPCCTL_JS_ENGINE=engine))
+        self.assertIn("22.21", self.refused(start, IPCCTL_JS_NODE=old, IPCCTL_JS_ENGINE=engine))
 
     def test_a_machine_that_cannot_confine(self) -> None:
         """It says what is missing, and the ways out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import _pool
-from ._template import Options, resolve_confine
+from ._template import Options, resolve_confine, resolve_engine
 
 if TYPE_CHECKING:
     from ._config import RuntimeConfig
@@ -16,7 +16,7 @@ def options_of(config: RuntimeConfig) -> Options:
     """What of it concerns the process."""
     limits = [one for one in (config.max_memory, config.max_heap_size) if one is not None]
     return Options(
-        engine=config.engine or "bun",
+        engine="v8" if config.inspector is not None else resolve_engine(config.engine),
         confine=resolve_confine(config.confine),
         allow_net=config.allow_net,
         allow_read=config.allow_read,

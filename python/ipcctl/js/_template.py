@@ -80,6 +80,11 @@ class Options(NamedTuple):
     by_daemon: bool = False
 
 
+def resolve_engine(engine: Literal["bun", "v8"] | None) -> Literal["bun", "v8"]:
+    """By default Bun, unless IPCCTL_JS_ENGINE is v8."""
+    return engine or ("v8" if os.environ.get("IPCCTL_JS_ENGINE") == "v8" else "bun")
+
+
 def resolve_confine(confine: bool | Literal["auto"]) -> bool:
     """``auto`` confines, unless IPCCTL_JS_UNCONFINED is 1. Whether the machine can do it is found at the start."""
     return os.environ.get("IPCCTL_JS_UNCONFINED") != "1" if confine == "auto" else confine
@@ -97,7 +102,9 @@ class Installation(NamedTuple):
 
     def program(self, engine: str) -> str:
         """What Bun or Node runs. :raises RuntimeError:"""
-        path = os.environ.get("IPCCTL_JS_ENGINE") or os.path.join(self.root, "build/js", _ENGINES[engine].program)
+        path = os.environ.get("IPCCTL_JS_ENGINE", "")
+        if "/" not in path:
+            path = os.path.join(self.root, "build/js", _ENGINES[engine].program)
         if not os.path.exists(path):
             raise RuntimeError(f"ipcctl.js: the engine's program is missing: {path}; in a checkout: npm run setup")
         return os.path.realpath(path)
@@ -172,9 +179,10 @@ class _Engine(NamedTuple):
     program: str
 
 
-_NODE_MIN = (22, 13)
+#: Those that link modules at once: ``linkRequests``.
+_NODE_MIN = (22, 21)
 _NODE_NONE = (23,)
-_NODE_AGAIN = (24,)
+_NODE_AGAIN = (24, 8)
 _ENGINES = {
     "bun": _Engine(
         "Bun 1.4.4 or newer, before 2",
@@ -184,7 +192,7 @@ _ENGINES = {
         "engine.js",
     ),
     "v8": _Engine(
-        "Node 22.13 or newer of 22, or 24 or newer",
+        "Node 22.21 or newer of 22, or 24.8 or newer",
         lambda version: _NODE_MIN <= version < _NODE_NONE or version >= _NODE_AGAIN,
         "`pip install 'ipcctl[node]'`, or name its program in IPCCTL_JS_NODE",
         ("--experimental-vm-modules", "--disable-warning=ExperimentalWarning"),
@@ -193,8 +201,12 @@ _ENGINES = {
 }
 
 
-def flags_of(engine: str) -> tuple[str, ...]:
-    return _ENGINES[engine].flags
+def flags_of(engine: str, program: str) -> tuple[str, ...]:
+    flags = _ENGINES[engine].flags
+    if engine == "v8" and _version(program) < _NODE_NONE:
+        # What Node 22 does without it breaks when code is ended in the middle.
+        flags += ("--experimental-async-context-frame",)
+    return flags
 
 
 @cache
@@ -216,6 +228,7 @@ def require_version(engine: str, path: str) -> None:
         raise RuntimeError(f"ipcctl.js: {path} is {said}, and {needed}, is needed; {way_out}")
 
 
+@cache
 def _version(path: str) -> tuple[int, ...]:
     try:
         said = subprocess.run(
@@ -267,7 +280,7 @@ def specification(options: Options) -> bytes:
         _frame(_contract.SPEC_RUN, struct.pack("<Q", 1)),
         *(
             _frame(_contract.SPEC_ARG, os.fsencode(word))
-            for word in (program, *flags_of(options.engine), engine, *options.arguments)
+            for word in (program, *flags_of(options.engine, program), engine, *options.arguments)
         ),
         *(
             _frame(_contract.SPEC_ENV, os.fsencode(one))
@@ -492,8 +505,8 @@ def _compiled(options: Options, program: str) -> dict[str, Any]:
         [here.command, "__entry"], capture_output=True, text=True, timeout=_COMPILE_SECONDS
     ).stdout.strip()
     own = here.program(options.engine)
-    command = " ".join(map(_word, (program, *flags_of(options.engine), own)))
-    words = [bun, *flags_of("bun"), entry, "policy", "compile", policy_of(options), "--command", command, "--serves"]
+    command = " ".join(map(_word, (program, *flags_of(options.engine, program), own)))
+    words = [bun, *flags_of("bun", bun), entry, "policy", "compile", policy_of(options), "--command", command, "--serves"]
     if options.allow_net:
         words.append(f"--allow-net={','.join(options.allow_net)}")
     words += (f"--allow-read={path}" for path in options.allow_read)

@@ -1,0 +1,35 @@
+/** What Node alone can do for the engine; see platform.ts. */
+import { types } from "node:util";
+import v8 from "node:v8";
+import type { PromiseState, Settle } from "./platform.ts";
+
+type Ticks = { readonly _tickCallback: () => void };
+
+/** Does nothing within a microtask: those that wait run after it. */
+export function drain(): void {
+  (process as unknown as Ticks)._tickCallback();
+}
+
+/** There is no look into a promise: what it is settled with is asked for, and comes at once if it is there. */
+export function promiseState(value: unknown, settle: Settle): PromiseState {
+  if (!types.isPromise(value)) return { kind: "none" };
+  let state: PromiseState = { kind: "pending" };
+  settle(
+    value,
+    (result) => (state = { kind: "fulfilled", value: result }),
+    (error) => (state = { kind: "rejected", value: error }),
+  );
+  drain();
+  return state;
+}
+
+export function versionOf(): { engine: string; version: string; jit: boolean } {
+  return { engine: "v8", version: process.versions.node, jit: true };
+}
+
+export function memory(): { total: number; used: number; external: number } {
+  const { total_heap_size: total, used_heap_size: used, external_memory: external } = v8.getHeapStatistics();
+  return { total, used, external };
+}
+
+process.on("SIGINT", () => undefined); // of a request that has ended meanwhile
