@@ -506,7 +506,17 @@ def _compiled(options: Options, program: str) -> dict[str, Any]:
     ).stdout.strip()
     own = here.program(options.engine)
     command = " ".join(map(_word, (program, *flags_of(options.engine, program), own)))
-    words = [bun, *flags_of("bun", bun), entry, "policy", "compile", policy_of(options), "--command", command, "--serves"]
+    words = [
+        bun,
+        *flags_of("bun", bun),
+        entry,
+        "policy",
+        "compile",
+        policy_of(options),
+        "--command",
+        command,
+        "--serves",
+    ]
     if options.allow_net:
         words.append(f"--allow-net={','.join(options.allow_net)}")
     words += (f"--allow-read={path}" for path in options.allow_read)
