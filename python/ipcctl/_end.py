@@ -57,18 +57,22 @@ class End:
     """One thread receives at a time; any may send."""
 
     def __init__(self, version: int) -> None:
-        memory = _segment(version, _CAPACITY)
         self.version = version
-        self._map = mmap.mmap(memory, _contract.SEGMENT_DATA + 2 * _CAPACITY)
+        memory = _segment(version, _CAPACITY)
+        try:
+            self._map = mmap.mmap(memory, _contract.SEGMENT_DATA + 2 * _CAPACITY)
+            self._bell, their_bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            descriptors, their_descriptors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            #: Its end of file tells the shim that this client is gone.
+            their_life, self._life = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except BaseException:
+            os.close(memory)
+            raise
         data = _contract.SEGMENT_DATA
         self._tx = SharedRingBuffer(self._map, _contract.SEGMENT_RING_A, data, _CAPACITY, True)
         self._rx = SharedRingBuffer(self._map, _contract.SEGMENT_RING_B, data + _CAPACITY, _CAPACITY, False)
-        self._bell, their_bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        descriptors, their_descriptors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._bell.setblocking(False)
         self.sharing = Sharing(descriptors)
-        #: Its end of file tells the shim that this client is gone.
-        their_life, self._life = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         head = struct.pack("<II", version, _CAPACITY)
         kind = bytes((_contract.CHANNEL_CALLS,)) if version > _contract.SEGMENT_VERSION_MIN else b""
         self.half = Half(head + kind, [memory, their_bell.detach(), their_descriptors.detach(), their_life])

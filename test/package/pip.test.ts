@@ -26,15 +26,27 @@ async function done(words: readonly string[], env: Readonly<Record<string, strin
 
 beforeAll(async () => {
   if (!isThere) return;
-  const wheel = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", join(folder, "made"), ROOT];
+  const wheel = [
+    "-m",
+    "pip",
+    "wheel",
+    "--quiet",
+    "--no-deps",
+    "--no-build-isolation",
+    "-w",
+    join(folder, "made"),
+    ROOT,
+  ];
   await done([builder!, ...wheel], { PATH: process.env.PATH! });
   await done(["python3", "-m", "venv", join(folder, "venv")], { PATH: process.env.PATH! });
   const [made] = [...new Bun.Glob("*.whl").scanSync(join(folder, "made"))];
   await done([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", join(folder, "made", made!)]);
 });
 
-test.skipIf(!isThere)("JavaScript runs confined, with the compiled extension, and nothing of the checkout", async () => {
-  const code = `
+test.skipIf(!isThere)(
+  "JavaScript runs confined, with the compiled extension, and nothing of the checkout",
+  async () => {
+    const code = `
 import ipcctl.js
 from ipcctl import _backend
 from ipcctl.js import _template
@@ -42,10 +54,11 @@ with ipcctl.js.Runtime() as runtime:
     print(runtime.eval("6 * 7"), runtime.get_stats().confined)
 print(_backend.implementation, _template.installation().root)
 `;
-  const said = await done([python, "-c", code], { IPCCTL_JS_BUN: bun });
-  expect(said).toMatch(/^42 True\nc .*venv.*_installation\n$/);
-  expect(existsSync(join(folder, "home/run/js"))).toBe(true); // it was this home that was used
-});
+    const said = await done([python, "-c", code], { IPCCTL_JS_BUN: bun });
+    expect(said).toMatch(/^42 True\nc .*venv.*_installation\n$/);
+    expect(existsSync(join(folder, "home/run/js"))).toBe(true); // it was this home that was used
+  },
+);
 
 test.skipIf(!isThere)("without Bun it says how to get one", async () => {
   const { status, stderr } = await run([python, "-c", "import ipcctl.js; ipcctl.js.eval('1')"]);

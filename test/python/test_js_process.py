@@ -628,6 +628,27 @@ class Machine(unittest.TestCase):
         self.assertEqual(done.stderr, "")
         self.assertTrue(is_gone(int(done.stdout)))
 
+    def test_without_descriptors(self) -> None:
+        """None is lost by what could not be started."""
+        done = run(
+            """
+            import resource
+            _process._reaper.finish()  # each is waited for from now on
+            _process.start(Options()).dispose()
+            before = len(os.listdir("/proc/self/fd"))
+            failed = set()
+            for more in range(16):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (before + more, 1024))
+                try: _process.start(Options()).dispose()
+                except (RuntimeError, OSError) as error: failed.add(type(error).__name__)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (512, 1024))
+            _process.start(Options()).dispose()
+            print(sorted(failed), len(os.listdir("/proc/self/fd")) - before)
+            """,
+            IPCCTL_HOME=self.home,
+        )
+        self.assertEqual((done.stdout, done.stderr), ("['RuntimeError'] 0\n", ""))
+
     @skip_unless(os.getuid() == 0, "root", "a full disk")
     def test_a_full_disk(self) -> None:
         folder = os.path.join(self.home, "run")

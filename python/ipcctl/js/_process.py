@@ -7,6 +7,7 @@ ends that.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -86,10 +87,16 @@ class _Folders:
         _sweep(above, self._root)
 
     def _take(self, above: str) -> None:
-        root = tempfile.mkdtemp(prefix="", dir=above)
-        held = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(held, fcntl.LOCK_EX)
-        self.close()
+        while True:
+            root = tempfile.mkdtemp(prefix="", dir=above)
+            with contextlib.suppress(FileNotFoundError):  # another program has taken it for one that was left
+                held = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fcntl.flock(held, fcntl.LOCK_EX)
+                if os.path.isdir(root):
+                    break
+                os.close(held)
+        if self._held >= 0:
+            os.close(self._held)
         self._root, self._held = root, held
 
     def close(self) -> None:
@@ -251,8 +258,15 @@ def _engine(options: Options) -> Engine:
 def start(options: Options) -> Guest:
     """A new one. :raises RuntimeError: that says what is missing, and what to do"""
     deadline = time.monotonic() + _START_SECONDS
-    shim = _engine(options)
-    end = End(_contract.SEGMENT_VERSION)
+    try:
+        end = End(_contract.SEGMENT_VERSION)
+    except OSError as error:
+        raise RuntimeError(f"ipcctl.js: a runtime cannot be started: {error}") from error
+    try:
+        shim = _engine(options)
+    except BaseException:
+        end.close()
+        raise
     try:
         shim.open(end, deadline)
         end.half.close()
@@ -266,7 +280,7 @@ def start(options: Options) -> Guest:
     except BaseException as error:
         shim.kill()
         end.close()
-        if isinstance(error, (BrokenChannel, IpcError)):
+        if isinstance(error, (BrokenChannel, IpcError, OSError)):
             error = shim.failed(str(error))
         shim.close()
         raise error from None
@@ -371,32 +385,46 @@ class _Shim(Engine):
         self._watched = self._owner = -1
         self._folder = ""
         self._record: dict[str, str] | None = None
-        spec = specification(options)
+        self._errors = -1
+        self._process: subprocess.Popen[bytes] | None = None
         try:
+            spec = specification(options)
             self._folder = _folders.make()
             with open(os.open(f"{self._folder}/spec", os.O_WRONLY | os.O_CREAT, 0o600), "wb", buffering=0) as file:
                 if file.write(spec) != len(spec):
-                    raise OSError("no space left on device")
-            input, self._owner = os.pipe2(os.O_CLOEXEC)
-            self._errors, errors = os.pipe2(os.O_CLOEXEC)
-            try:
-                self._process = subprocess.Popen(
-                    (installation().shim, self._folder),
-                    stdin=input,
-                    stdout=subprocess.DEVNULL,
-                    stderr=errors,
-                    cwd="/",
-                    env={},
-                    start_new_session=True,
-                )
-            finally:
-                os.close(input)
-                os.close(errors)
-            self._watched = os.pidfd_open(self._process.pid)
-        except OSError as error:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._spawn()
+        except BaseException as error:
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
             self._let_go()
             self._remove()
-            raise RuntimeError(f"ipcctl.js: a runtime cannot be started: {error}") from error
+            if isinstance(error, OSError):
+                raise RuntimeError(f"ipcctl.js: a runtime cannot be started: {error}") from error
+            raise
+
+    def _spawn(self) -> None:
+        """:raises OSError:"""
+        lent = []
+        try:
+            ours, self._owner = os.pipe2(os.O_CLOEXEC)
+            lent.append(ours)
+            self._errors, errors = os.pipe2(os.O_CLOEXEC)
+            lent.append(errors)
+            self._process = subprocess.Popen(
+                (installation().shim, self._folder),
+                stdin=ours,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                cwd="/",
+                env={},
+                start_new_session=True,
+            )
+            self._watched = os.pidfd_open(self._process.pid)
+        finally:
+            for descriptor in lent:
+                os.close(descriptor)
 
     def open(self, end: End, deadline: float) -> None:
         """:raises RuntimeError, IpcError:"""
@@ -411,8 +439,8 @@ class _Shim(Engine):
                     break
                 said += part
         finally:
-            os.close(self._errors)
-            self._errors = -1
+            errors, self._errors = self._errors, -1
+            os.close(errors)
         if said:
             self.wait(END_SECONDS)
             raise self.failed(said.decode(errors="replace").strip())
@@ -454,22 +482,24 @@ class _Shim(Engine):
             return self._record
 
     def close(self) -> None:
-        if not self.wait(END_SECONDS):
-            self._process.kill()  # it hangs: what it supervises ends with it
-        self._process.wait()
+        if self._process is not None:
+            if not self.wait(END_SECONDS):
+                self._process.kill()  # it hangs: what it supervises ends with it
+            self._process.wait()
         self.record()
         self._let_go()
         self._remove()
 
     def forsake(self) -> None:
         super().forsake()
-        self._process.returncode = 0  # it is not ours to wait for
+        if self._process is not None:
+            self._process.returncode = 0  # it is not ours to wait for
 
     def _let_go(self) -> None:
         super()._let_go()
         with self._lock:
-            held = (self._watched, self._owner)
-            self._watched = self._owner = -1
+            held = (self._watched, self._owner, self._errors)
+            self._watched = self._owner = self._errors = -1
         for descriptor in held:
             if descriptor >= 0:
                 os.close(descriptor)

@@ -437,7 +437,7 @@ def _facts_of(*paths: str) -> list[dict[str, Any]]:
 
 
 def _is_current(template: dict[str, Any]) -> bool:
-    """Whether all that it was made for is as it was. :raises OSError: if something of it is gone"""
+    """Whether all that it was made for is as it was. :raises OSError: if that cannot be found out"""
     facts = template["facts"]
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         if file.read().strip() != facts["boot_id"]:
@@ -453,7 +453,10 @@ def _is_current(template: dict[str, Any]) -> bool:
     if os.readlink("/proc/self/ns/user") != facts["user_namespace"]:
         return False
     for file in (*facts["files"], *template["also"]):
-        found = os.stat(file["path"])
+        try:
+            found = os.stat(file["path"])
+        except FileNotFoundError:
+            return False
         if (found.st_size, found.st_mtime_ns) != (file["bytes"], int(file["mtime_ns"])):
             return False
     return True
