@@ -22,6 +22,7 @@ export const TO_ENGINE = {
   abandon: 16,
   settings: 17,
   operation: 18,
+  bundle: 19,
 } as const;
 
 /** The fields after the kind. */
@@ -44,6 +45,9 @@ export const TO_ENGINE_FIELDS: Readonly<Record<keyof typeof TO_ENGINE, string>> 
   report: "request: RESULT has what the engine knows of its memory",
   settings: "0, `{depth, bytes, console}`: limits of values, and whether PRINT is sent",
   operation: "number, whether it is async: `__host_op_sync__` and `__host_op_async__` may call it from now on",
+  bundle:
+    "request, `{root, entry, source, isAlone, isScript, isMinified}`: RESULT has `{code, map, files}`, or `{error}`; " +
+    "of an engine that runs no code of a guest",
   abandon: "stream of the engine, whether it is cancelled even if it was not read: Python does not read it any more",
 };
 

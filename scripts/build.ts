@@ -18,12 +18,12 @@ const TWINS = [
   "src/plane/system.ts",
   "src/runtime/spawn.ts",
   "src/engine/platform.ts",
-  "src/engine/records.ts",
+  "src/engine/module-record.ts",
 ];
 const twins: Bun.BunPlugin = {
   name: "twins",
   setup(builder) {
-    builder.onResolve({ filter: /\/(platform|system|spawn|records)\.ts$/ }, ({ path, importer }) => {
+    builder.onResolve({ filter: /\/(platform|system|spawn|module-record)\.ts$/ }, ({ path, importer }) => {
       const file = join(importer, "..", path);
       if (!TWINS.some((twin) => file === join(ROOT, twin))) return undefined;
       return { path: file.replace(/\.ts$/, "-node.ts") };
@@ -61,7 +61,7 @@ const OTHERS = { "./router/main.ts": "router", "./plugin/main.ts": "plugin" };
 for (const [path, name] of Object.entries({ ...PROGRAMS, ...OTHERS }))
   await build({ ...program, entrypoints: [join(ROOT, "src", path)], naming: `${name}.[ext]` });
 /** An engine starts often, and few need these. */
-const ON_DEMAND = ["typescript"];
+const ON_DEMAND = ["typescript", "bundler"];
 for (const name of ["main", ...ON_DEMAND])
   await build({
     ...program,
@@ -71,7 +71,7 @@ for (const name of ["main", ...ON_DEMAND])
       {
         name: "on demand",
         setup(builder) {
-          builder.onResolve({ filter: /^\.\/(typescript)\.ts$/ }, ({ path, kind }) =>
+          builder.onResolve({ filter: /^\.\/(typescript|bundler)\.ts$/ }, ({ path, kind }) =>
             kind === "entry-point-build"
               ? undefined
               : { path: path.replace("./", "./engine-").replace(".ts", ".js"), external: true },

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+d7f0841e"
+EDITION = "0.1.0+116d25c1"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -245,6 +245,7 @@ TO_ENGINE_REPORT = 15
 TO_ENGINE_ABANDON = 16
 TO_ENGINE_SETTINGS = 17
 TO_ENGINE_OPERATION = 18
+TO_ENGINE_BUNDLE = 19
 
 # Messages of JavaScript.
 FROM_ENGINE_RESULT = 1

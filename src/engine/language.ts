@@ -18,3 +18,12 @@ export function toJavaScript(source: string, language: Language, name: string): 
   const { translate } = require("./typescript.ts") as typeof import("./typescript.ts");
   return translate(source, language, name);
 }
+
+const NAME_CHARS = 2000;
+/** Characters that would end the comment with the name of a source, or that an engine takes for no name. */
+const NOT_IN_NAMES = /[\s"'`\\\u0000-\u001f\u007f-\u009f]/g;
+
+/** A URL as stacks show it. */
+export function nameOf(url: string): string {
+  return url.slice(0, NAME_CHARS).replace(NOT_IN_NAMES, (one) => encodeURIComponent(one.toWellFormed()));
+}

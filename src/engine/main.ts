@@ -1,6 +1,7 @@
 /** A process in which JavaScript of a Python program runs: meets its shim, takes one channel, and serves it. */
 import type { OpenSegment } from "../plane/meet.ts";
 import { meet } from "../plane/meeting.ts";
+import { addBundling } from "./bundling.ts";
 import { addModules } from "./modules.ts";
 import { memory } from "./platform.ts";
 import { Realm } from "./realm.ts";
@@ -19,6 +20,7 @@ async function begin(): Promise<void> {
   const session = new Session(segment, new Realm());
   const timers = addTimers(session);
   addModules(session);
+  addBundling(session);
   session.report = () => {
     const { total, used, external } = memory();
     const { timers: once, intervals } = timers.counts;

@@ -8,6 +8,7 @@
  * failed there. What the engine evaluates afterwards, as a dependency of a module of ours, is unaffected.
  */
 import vm from "node:vm";
+import { nameOf } from "./language.ts";
 import type { Realm } from "./realm.ts";
 
 export type Request = { readonly specifier: string; readonly attributes: Readonly<Record<string, string>> };
@@ -41,8 +42,6 @@ type Construct = {
 const Native = nativeClass();
 const FAILING = "ipcctl:failing";
 const PROLOGUE = `import"${FAILING}";`;
-/** Characters that would end the comment with the name of the source, or that the engine takes for no name. */
-const NOT_IN_NAMES = /[\s"'`\\\u0000-\u001f\u007f-\u009f]/g;
 
 function nativeClass(): Construct {
   const made = new vm.SourceTextModule("") as unknown as Record<symbol, object>;
@@ -130,12 +129,6 @@ export class ModuleRecord {
   }
 }
 
-/** A URL as stacks show it. */
-export function nameOf(url: string): string {
-  return url.slice(0, NAME_CHARS).replace(NOT_IN_NAMES, (one) => encodeURIComponent(one.toWellFormed()));
-}
-
-const NAME_CHARS = 2000;
 const FAILURE = Symbol("failing");
 
 function fail(): never {

@@ -4,10 +4,10 @@
  */
 import { types } from "node:util";
 import { TO_ENGINE as FROM } from "../../contract/engine.ts";
-import { ModuleRecord, nameOf } from "./module-record.ts";
+import { ModuleRecord } from "./module-record.ts";
 import type { Realm } from "./realm.ts";
 import { isEnding, LATER, type Session } from "./session.ts";
-import { languageOf, toJavaScript } from "./language.ts";
+import { languageOf, nameOf, toJavaScript } from "./language.ts";
 import { dataProperty } from "./values.ts";
 
 const STATIC = "jsrun://static/";

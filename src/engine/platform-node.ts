@@ -1,4 +1,5 @@
 /** What Node alone can do for the engine; see platform.ts. */
+import { stripTypeScriptTypes } from "node:module";
 import { types } from "node:util";
 import v8 from "node:v8";
 import type { PromiseState, Settle } from "./platform.ts";
@@ -30,6 +31,11 @@ export function versionOf(): { engine: string; version: string; jit: boolean } {
 export function memory(): { total: number; used: number; external: number } {
   const { total_heap_size: total, used_heap_size: used, external_memory: external } = v8.getHeapStatistics();
   return { total, used, external };
+}
+
+/** TypeScript as JavaScript. */
+export function transpile(source: string): string {
+  return stripTypeScriptTypes(source, { mode: "transform" });
 }
 
 process.on("SIGINT", () => undefined); // of a request that has ended meanwhile

@@ -72,7 +72,10 @@ export class Session {
   /** Calls of Python whose answer the code on the stack waits for. */
   readonly #waiting = new Map<number, Waiting>();
   /** Async ones, with what settles their promise. */
-  readonly #promises = new Map<number, readonly [(value: unknown) => void, (error: unknown) => void, Origin | undefined]>();
+  readonly #promises = new Map<
+    number,
+    readonly [(value: unknown) => void, (error: unknown) => void, Origin | undefined]
+  >();
   readonly #origins = new WeakMap<object, number>();
   #turn = false;
   #work: () => unknown = () => undefined;
@@ -116,6 +119,11 @@ export class Session {
   /** Sends a message of ours. */
   tell(message: readonly unknown[]): void {
     if (this.#channel.isOpen) this.#channel.send(this.#encoder.encode(message));
+  }
+
+  /** Answers a request with a value of ours. */
+  answer(number: number, value: object): void {
+    this.tell([TO.result, number, value]);
   }
 
   /** Sends a message with a value of the guest as its last field. @throws ValueFault, whatever the value throws */

@@ -21,7 +21,10 @@ export type WebStreams = {
   /** @param reader ours; without one, a stream that the guest reads is left alone */
   readonly cancel: (stream: object, reader: object | undefined) => void;
   /** A stream that is filled from outside: `pull` asks for an item, which `put` of the handle brings. */
-  readonly source: (pull: (handle: Handle) => void, left: () => void) => { readonly stream: object; readonly handle: Handle };
+  readonly source: (
+    pull: (handle: Handle) => void,
+    left: () => void,
+  ) => { readonly stream: object; readonly handle: Handle };
 };
 
 /** Its stream keeps it, and it keeps its stream. */

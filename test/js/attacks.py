@@ -351,7 +351,9 @@ def pollution_setters(js: Any) -> None:
     one.eval("""{ const remove = Reflect.deleteProperty; for (const of of [Object.prototype, Array.prototype, Function.prototype])
       for (const key of ['0', '1', '2', 'then', 'value', 'get', 'set', 'done', 'writable', 'kind', 'depth', 'bytes', 'type',
             'filename', 'timeout', 'importModuleDynamically', 'breakOnSigint', 'a', 'code']) remove(of, key) } 0""")
-    one.eval("for (const of of [Object.prototype, Array.prototype]) for (const key of ['message', 'name']) delete of[key]; 0")
+    one.eval(
+        "for (const of of [Object.prototype, Array.prototype]) for (const key of ['message', 'name']) delete of[key]; 0"
+    )
     nothing_foreign(one, "{ kept }")
 
 
@@ -370,7 +372,10 @@ def nested_conversion(js: Any) -> None:
         one.eval("({ a: [1, 2, 3], get b() { throw new Error('in the middle') } })")
     equal(one.eval(code), right)
     one.bind_function("evaluate", one.eval)
-    equal(one.eval("({ a: 1, get b() { return evaluate('({ x: [1, { get y() { return back(2) } }] })') } })"), {"a": 1, "b": {"x": [1, {"y": 2}]}})
+    equal(
+        one.eval("({ a: 1, get b() { return evaluate('({ x: [1, { get y() { return back(2) } }] })') } })"),
+        {"a": 1, "b": {"x": [1, {"y": 2}]}},
+    )
 
 
 # ---- to go on for ever ----

@@ -1,8 +1,8 @@
 """Cases that each run in a process of their own: whatever happens to it, the others run.
 
-    python FILE list                      names and titles, as JSON
-    python FILE run NAME [MODULE]         one, here; the last line of its output says what was seen, as JSON
-    python FILE all [MODULE [PYTHON]]     all, each by PYTHON in a process; a line of JSON for each
+python FILE list                      names and titles, as JSON
+python FILE run NAME [MODULE]         one, here; the last line of its output says what was seen, as JSON
+python FILE all [MODULE [PYTHON]]     all, each by PYTHON in a process; a line of JSON for each
 """
 
 from __future__ import annotations

@@ -15,7 +15,13 @@ export function testCases(file: string, python = "python3"): void {
 }
 
 async function run(command: string[], env: Record<string, string | undefined>): Promise<void> {
-  const child = Bun.spawn(command, { env, stdin: "ignore", stdout: "pipe", stderr: "pipe", timeout: DEADLINE_MS - 5000 });
+  const child = Bun.spawn(command, {
+    env,
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+    timeout: DEADLINE_MS - 5000,
+  });
   const [output, errors] = await Promise.all([child.stdout.text(), child.stderr.text()]);
   const code = await child.exited;
   const said = output.trim().split("\n").at(-1) ?? "";

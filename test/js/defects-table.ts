@@ -5,7 +5,8 @@ import { pythonWithJsrun } from "../packages.ts";
 const ROOT = join(import.meta.dir, "../..");
 const CASES = join(import.meta.dir, "defects.py");
 const python = await pythonWithJsrun();
-if (python === undefined) throw new Error("jsrun cannot be installed here; IPCCTL_TEST_JSRUN names a Python that has it");
+if (python === undefined)
+  throw new Error("jsrun cannot be installed here; IPCCTL_TEST_JSRUN names a Python that has it");
 
 const titles = JSON.parse(await outputOf("python3", "list")) as [string, string][];
 const theirs = seen(await outputOf(python, "all", "jsrun"));

@@ -541,9 +541,7 @@ def memory_of_timers(js: Any) -> None:
     def work() -> None:
         async def run() -> None:
             one = runtime(js, max_heap_size=10 * MB)
-            code = (
-                "new Promise(() => setTimeout(() => { const all = []; for (;;) all.push(new Array(1e5).fill({})); }, 10))"
-            )
+            code = "new Promise(() => setTimeout(() => { const all = []; for (;;) all.push(new Array(1e5).fill({})); }, 10))"
             try:
                 await asyncio.wait_for(one.eval_async(code), 10)
                 raise AssertionError("nothing is raised")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ._config import InspectorConfig, RuntimeConfig
 from ._default import bind_function, bind_object, close_default_runtime, eval, eval_async, get_default_runtime
-from ._errors import JavaScriptError, JsFrame, JsPermissionError, JsTimeout, RuntimeTerminated
+from ._errors import BundleError, JavaScriptError, JsFrame, JsPermissionError, JsTimeout, RuntimeTerminated
+from ._packages import bundle
 from ._runtime import JsFunction, Runtime, RuntimeStats
 from ._snapshot import SnapshotBuilder
 from ._streams import JsStream, PyStreamSource
@@ -17,6 +18,7 @@ class InspectorEndpoints:
 from ._types import JsUndefined, undefined
 
 __all__ = [
+    "BundleError",
     "InspectorConfig",
     "JavaScriptError",
     "JsFrame",
@@ -34,6 +36,7 @@ __all__ = [
     "RuntimeTerminated",
     "bind_function",
     "bind_object",
+    "bundle",
     "close_default_runtime",
     "eval",
     "eval_async",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Literal
@@ -106,6 +107,7 @@ class RuntimeConfig:
         max_memory: int | None = None,
         max_cpu: float | None = None,
         typescript: bool = False,
+        modules: str | os.PathLike[str] | None = None,
     ) -> None:
         """:param max_heap_size: bytes of memory that JavaScript may use, buffers included
         :param bootstrap: code that runs first, as ``<bootstrap>``
@@ -120,6 +122,7 @@ class RuntimeConfig:
         :param max_memory: bytes of its whole process
         :param max_cpu: seconds of processor time of its whole life
         :param typescript: all code is TypeScript, unless the name of a module says otherwise; types are not checked
+        :param modules: a folder with ``node_modules``, whose packages can be imported
         """
         self._heap: int | None = None
         self._initial: int | None = None
@@ -151,6 +154,7 @@ class RuntimeConfig:
         self.max_memory = None if max_memory is None else _positive("max_memory", max_memory)
         self.max_cpu = max_cpu
         self.typescript = typescript
+        self.modules = None if modules is None else os.fspath(modules)
 
     @property
     def max_heap_size(self) -> int | None:

@@ -61,6 +61,10 @@ class JsTimeout(RuntimeError, TimeoutError):
     """JavaScript did not end in time. The runtime can be used again."""
 
 
+class BundleError(RuntimeError):
+    """Code, or a package, of which no module can be made."""
+
+
 class JsPermissionError(PermissionError):
     """A permission that is not declared: names it, and what would declare it."""
 

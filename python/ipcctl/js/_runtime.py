@@ -30,6 +30,7 @@ from ._config import RuntimeConfig, Seconds, seconds_of
 from ._errors import JsPermissionError, JsTimeout, RuntimeTerminated
 from ._launch import take
 from ._modules import Loader, Modules, Resolver, Source
+from ._packages import Packages
 from ._session import Operation, Request, Session
 from ._snapshot import Snapshot
 from ._streams import Done, PyStreamSource, Streams
@@ -150,7 +151,8 @@ class Runtime:
             self._streams = Streams(session, session.lower, self._loop)
             session.extra, session.on_end = self._streams.take, self._streams.end
             session.run_async = self._run_async
-            self._modules = Modules(session, self._operation, config.typescript)
+            packages = None if config.modules is None else Packages(config.modules, config.confine)
+            self._modules = Modules(session, self._operation, packages, config.typescript)
             self._setup(config)
         except BaseException:
             self._guest.dispose()

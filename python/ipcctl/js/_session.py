@@ -43,7 +43,7 @@ from .._contract import (
 )
 from .._shared import here
 from .._types import Unheld
-from ._errors import JsTimeout, RuntimeTerminated, error_of
+from ._errors import JavaScriptError, JsTimeout, RuntimeTerminated, error_of
 
 if TYPE_CHECKING:
     from .._end import End
@@ -143,6 +143,8 @@ class Session:
         self.run_async: Callable[
             [Coroutine[Any, Any, Any], Request | None, Callable[[Any, BaseException | None], None]], None
         ]
+        #: Puts places of sources into an error, where code was made of others.
+        self.locate: Callable[[JavaScriptError], None] = lambda error: None
         #: Why it ended, as it is told; None while it goes on.
         self.ended: RuntimeError | None = None
         #: Reason that whoever kills the process gives beforehand.
@@ -448,7 +450,9 @@ class Session:
     def _error(self, request: Request, record: Any) -> BaseException:
         kind = record["kind"]
         if kind == ENGINE_FAULT_THROWN:
-            return error_of(record, request.kind, self._raised.get)
+            error = error_of(record, request.kind, self._raised.get)
+            self.locate(error)
+            return error
         text = str(record["message"])[:_TEXT_CHARS]
         if kind == ENGINE_FAULT_TIMEOUT:
             return JsTimeout("Evaluation timed out")

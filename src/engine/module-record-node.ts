@@ -1,5 +1,6 @@
-/** Modules of the guest's realm, as Node has them; see records.ts. */
+/** Modules of the guest's realm, as Node has them; see module-record.ts. */
 import vm from "node:vm";
+import { nameOf } from "./language.ts";
 import type { Realm } from "./realm.ts";
 
 export type Request = { readonly specifier: string; readonly attributes: Readonly<Record<string, string>> };
@@ -10,8 +11,6 @@ type Linked = vm.Module & {
   readonly linkRequests: (modules: readonly vm.Module[]) => void;
   readonly instantiate: () => void;
 };
-
-const NAME_CHARS = 2000;
 
 export class ModuleRecord {
   readonly #module: Linked;
@@ -32,7 +31,7 @@ export class ModuleRecord {
     const { context } = realm;
     const module = new vm.SourceTextModule(source, {
       context,
-      identifier: url.slice(0, NAME_CHARS),
+      identifier: nameOf(url),
       initializeImportMeta: (meta) => {
         meta.url = url;
       },
@@ -46,7 +45,7 @@ export class ModuleRecord {
   static ofValue(realm: Realm, url: string, value: unknown): ModuleRecord {
     const module = new vm.SyntheticModule(["default"], () => module.setExport("default", value), {
       context: realm.context,
-      identifier: url.slice(0, NAME_CHARS),
+      identifier: nameOf(url),
     });
     return new ModuleRecord(module, false);
   }
