@@ -22,6 +22,11 @@ import { dataProperty, GuestReader, GuestWriter, ValueFault, type Limits, type R
 const TURN_MS = 1;
 /** The longest sleep of a blocking wait between two looks. */
 const LOOK_MS = 1000;
+/** What is left of code that was ended has so long to end, and so often anew. */
+const CLEAR_MS = 200;
+const CLEAR_TRIES = 5;
+/** So many times code may ask for something after it was cancelled. */
+const REFUSALS = 100;
 const NO_LIMITS: Limits = { depth: limit("valueDepth"), bytes: limit("messageBytes") };
 
 /** A part of the session that has messages of its own. */
@@ -77,6 +82,7 @@ export class Session {
     readonly [(value: unknown) => void, (error: unknown) => void, Origin | undefined]
   >();
   readonly #origins = new WeakMap<object, number>();
+  #refused = 0;
   #turn = false;
   #work: () => unknown = () => undefined;
   readonly #entry: vm.Script;
@@ -204,10 +210,32 @@ export class Session {
   /** Everything that was on the stack has ended. */
   #onInterrupted(): void {
     this.#waiting.clear();
-    for (const request of this.#running.splice(0)) {
-      this.#forget(request);
-      this.#fault(request, ENGINE_FAULT.interrupted, "interrupted");
+    for (const request of this.#running.splice(0)) this.#interrupted(request);
+    this.#clear(undefined);
+  }
+
+  #interrupted(request: number): void {
+    this.#forget(request);
+    this.#fault(request, ENGINE_FAULT.interrupted, "interrupted");
+  }
+
+  /**
+   * After code was ended in the middle. What it has left among the microtasks may go on without end, and outside of a
+   * turn nothing could end it.
+   * @param origin of the code that goes on
+   */
+  #clear(origin: Origin | undefined): void {
+    this.#origin.enterWith(origin as never); // what was ended could not leave its own
+    for (let tries = 0; tries < CLEAR_TRIES; tries++) {
+      try {
+        return this.#enter(drain, { timeout: CLEAR_MS, breakOnSigint: true });
+      } catch (error) {
+        if (!isEnding(error)) throw error;
+      }
+      this.#origin.enterWith(origin as never);
+      for (const request of [...this.#awaited]) this.#interrupted(request); // it may have been of any of them
     }
+    process.exit(1);
   }
 
   // ---- messages ----
@@ -233,10 +261,10 @@ export class Session {
       case FROM.call:
         return this.#call(number, fields);
       case FROM.cancel: {
-        // What computes is interrupted, if this is not enough.
         const origin = this.#live.get(number);
         if (origin) origin.isCancelled = true;
-        if (this.#forget(number)) this.#fault(number, ENGINE_FAULT.interrupted, "cancelled");
+        // Its code on the stack ends by what it calls next, or is interrupted; then it is answered.
+        if (!this.#running.includes(number) && this.#forget(number)) this.#fault(number, ENGINE_FAULT.interrupted, "cancelled");
         return;
       }
       case FROM.bind:
@@ -276,10 +304,14 @@ export class Session {
    * @param isAwaited its promise is awaited; else a promise is a value like others, unless the request is a call
    */
   request(number: number, timeoutMs: number | null, isAwaited: boolean, work: () => unknown, isCall = false): void {
+    const origin = this.#origin.getStore();
     this.#running.push(number);
     try {
       const perform = (): void => this.#perform(number, isAwaited, isCall, work);
-      const act = isAwaited ? (): void => this.#origin.run(this.#begun(number), perform) : perform;
+      // In the middle of async code that waits for Python, this is none of its business.
+      const isElsewhere = isAwaited || origin !== undefined;
+      const mine = isAwaited ? this.#begun(number) : undefined;
+      const act = isElsewhere ? (): void => this.#origin.run(mine as Origin, perform) : perform;
       if (timeoutMs === null) act();
       else this.#enter(act, { timeout: Math.max(1, Math.ceil(timeoutMs)) });
     } catch (error) {
@@ -287,6 +319,7 @@ export class Session {
       if (isTimeout(error)) {
         this.#forget(number);
         this.#fault(number, ENGINE_FAULT.timeout, "timed out");
+        this.#clear(origin);
       } else this.fail(number, error);
     }
     const at = this.#running.lastIndexOf(number);
@@ -444,7 +477,7 @@ export class Session {
 
   /** Calls Python, and waits for its answer. @returns `[hasFailed, value or error]` */
   callNow(operation: number, args: readonly unknown[]): readonly [boolean, unknown] {
-    if (this.isCancelled) return [true, this.realm.make.error("Error", "the task that this belongs to was cancelled")];
+    if (this.isCancelled) return this.#refuse();
     const number = this.#next++;
     const waiting: Waiting = { answer: undefined };
     let sent: Uint8Array;
@@ -456,10 +489,20 @@ export class Session {
     this.#waiting.set(number, waiting);
     this.#channel.sendBlocking(sent);
     while (waiting.answer === undefined) {
+      if (this.isCancelled) {
+        this.#waiting.delete(number);
+        return this.#refuse();
+      }
       if (!this.#channel.isOpen) return [true, this.realm.make.error("Error", "Python is gone")];
       this.#channel.waitBlocking(LOOK_MS);
     }
     return waiting.answer;
+  }
+
+  /** To code of a request that was cancelled. If it goes on as if nothing were, it is ended. */
+  #refuse(): readonly [boolean, unknown] {
+    if (++this.#refused % REFUSALS === 0) process.kill(process.pid, "SIGINT");
+    return [true, this.realm.make.error("Error", "the task that this belongs to was cancelled")];
   }
 
   /** Calls Python, and gives the promise of its answer. */
@@ -559,7 +602,8 @@ export class Session {
 
   /** The code that runs belongs to a request that was cancelled: it is to do nothing more. */
   get isCancelled(): boolean {
-    return this.#running.length === 0 && this.#origin.getStore()?.isCancelled === true;
+    const running = this.#running.at(-1);
+    return (running === undefined ? this.#origin.getStore() : this.#live.get(running))?.isCancelled === true;
   }
 
   /** Whether Python wants to be told what the console is told now. */

@@ -286,24 +286,26 @@ def full_stack(js: Any) -> None:
 
 
 POLLUTE = """
-  const evil = () => { throw new Error('polluted') };
-  const calls = [];
-  for (const of of [Array.prototype, Object.prototype, Function.prototype, Promise.prototype, Map.prototype, Set.prototype,
-    String.prototype, Number.prototype, Date.prototype, Error.prototype, RegExp.prototype, Reflect, JSON, Math, Promise,
-    Array, Object, Symbol.prototype, Object.getPrototypeOf(Uint8Array.prototype), Uint8Array.prototype, ArrayBuffer.prototype,
-    DataView.prototype, WeakMap.prototype, Object.getPrototypeOf([][Symbol.iterator]()), Iterator.prototype,
-    Object.getPrototypeOf(async function () {}), BigInt.prototype, Boolean.prototype, Proxy, WeakRef.prototype,
-    FinalizationRegistry.prototype, globalThis.console]) {
-    for (const key of Reflect.ownKeys(of)) {
-      if (of === Object.prototype && key === '__proto__' || of === Object || of === Reflect && key === 'ownKeys') continue;
-      try { Object.defineProperty(of, key, { configurable: true, get: evil, set: evil }) } catch {}
-    }
-  }
-  for (const key of ['get', 'set', 'value', 'writable', 'enumerable', 'configurable', 'then', '0', '1', 'length', 'kind', 'name',
-    'message', 'stack', 'done', 'next', 'filename', 'timeout', 'depth', 'bytes', 'console', 'a', 'b', 'toJSON', 'cause'])
-    Object.defineProperty(Object.prototype, key, { configurable: true, set: evil, get() { calls.push(this); throw 1 } });
-  for (const name of ['Promise', 'Map', 'Set', 'Date', 'Error', 'TypeError', 'Array', 'Object', 'Reflect', 'Uint8Array', 'JSON'])
-    globalThis[name] = evil;
+  const evil = function () { throw new Err('polluted') }, Err = Error, own = Promise.prototype, Promise_ = Promise, species = Symbol.species;
+  const { defineProperty, ownKeys, getPrototypeOf } = Reflect;
+  const hide = { __proto__: null, configurable: true, get: evil, set: evil };
+  const objects = [Array.prototype, Function.prototype, Promise.prototype, Map.prototype, Set.prototype, String.prototype,
+    Number.prototype, Date.prototype, Error.prototype, RegExp.prototype, Reflect, JSON, Math, Promise, Array, Object,
+    Symbol.prototype, getPrototypeOf(Uint8Array.prototype), Uint8Array.prototype, ArrayBuffer.prototype, DataView.prototype,
+    WeakMap.prototype, getPrototypeOf([][Symbol.iterator]()), Iterator.prototype, BigInt.prototype, Boolean.prototype, Proxy,
+    getPrototypeOf(async function () {}), WeakRef.prototype, FinalizationRegistry.prototype, console, Symbol, Date, Map, Set];
+  const names = ['get', 'set', 'value', 'writable', 'enumerable', 'configurable', '0', '1', 'length', 'kind', 'name',
+    'message', 'stack', 'done', 'next', 'filename', 'timeout', 'depth', 'bytes', 'console', 'a', 'b', 'toJSON', 'cause', 'x'];
+  const globals = ['Promise', 'Map', 'Set', 'Date', 'Error', 'TypeError', 'Array', 'Object', 'Reflect', 'Uint8Array', 'JSON'];
+  const lists = [];
+  for (let at = 0; at < objects.length; at++) lists[at] = ownKeys(objects[at]);
+  const all = globalThis, root = Object.prototype;
+  for (let at = 0; at < objects.length; at++)
+    for (let next = 0; next < lists[at].length; next++) 
+      if (objects[at] !== own && objects[at] !== Promise_ || lists[at][next] !== 'constructor' && lists[at][next] !== species) // by which the language itself finds its promises
+        try { defineProperty(objects[at], lists[at][next], hide) } catch {}
+  for (let at = 0; at < names.length; at++) defineProperty(root, names[at], hide);
+  for (let at = 0; at < globals.length; at++) all[globals[at]] = evil;
 """
 
 
@@ -334,13 +336,15 @@ def pollution_setters(js: Any) -> None:
     one.eval("""
       var kept = [];
       { const define = Object.defineProperty;
-        const spy = function (value) { kept.push(this, value) };
+        let count = 0;
+        const keep = (one) => define(kept, String(count++), { __proto__: null, value: one, writable: true, enumerable: true });
+        const spy = function (value) { keep(this); keep(value) };
         for (const of of [Object.prototype, Array.prototype, Function.prototype])
           for (const key of ['0', '1', '2', 'then', 'value', 'get', 'set', 'done', 'writable', 'kind', 'depth', 'bytes', 'type',
             'filename', 'timeout', 'importModuleDynamically', 'breakOnSigint', 'a', 'message', 'name', 'code', 'prototype'])
-            try { define(of, key, { configurable: true, set: spy, get() { kept.push(this); return undefined } }) } catch {} }
+            try { define(of, key, { __proto__: null, configurable: true, set: spy, get() { keep(this) } }) } catch {} }
       back([1, { a: 2 }]); later({ a: [1] }); setTimeout(() => 1, 1, 2, 3); console.log({ a: 1 });
-      try { fail() } catch (error) { kept.push(error) }
+      try { fail() } catch {}
       0""")
     f = one.eval("((x) => ({ x, kept }))")
     with contextlib.suppress(js.JavaScriptError, RuntimeError):
@@ -376,6 +380,24 @@ def nested_conversion(js: Any) -> None:
         one.eval("({ a: 1, get b() { return evaluate('({ x: [1, { get y() { return back(2) } }] })') } })"),
         {"a": 1, "b": {"x": [1, {"y": 2}]}},
     )
+
+
+@case("A function of Python that an async evaluation calls may evaluate, and holds up nobody else")
+def callbacks_of_async(js: Any) -> None:
+    async def run() -> None:
+        one = runtime(js)
+        one.bind_function("slow", lambda: (time.sleep(1), 1)[1])
+        one.bind_function("down", lambda: one.eval("2"))
+        equal(await asyncio.wait_for(one.eval_async("down()"), 5), 2)
+        slow = one.eval_async("slow()")
+        await asyncio.sleep(0.1)
+        with Took() as took:
+            equal(one.eval("1 + 1"), 2)
+            equal(await one.eval_async("later(3)"), 3)
+        expect(took.seconds < 0.5, f"{took.seconds:.1f} s")
+        equal(await slow, 1)
+
+    in_thread(lambda: asyncio.run(run()), 10)
 
 
 # ---- to go on for ever ----
@@ -421,6 +443,7 @@ ENDLESS = {
 def endless(js: Any) -> None:
     for name, code in ENDLESS.items():
         one = runtime(js)
+        print(name, flush=True)
         try:
             ended(one, code, (RuntimeError, js.JavaScriptError))
             if not one.is_closed():
@@ -447,6 +470,28 @@ def thenables(js: Any) -> None:
             equal(await asyncio.wait_for(one.eval_async("1 + 1"), 5), 2)
 
     in_thread(lambda: asyncio.run(run()), 12)
+
+
+@case("What a task that was interrupted leaves behind does not hold up what comes later")
+def after_interrupt(js: Any) -> None:
+    async def run() -> None:
+        one = runtime(js)
+        one.bind_function("slow", lambda: time.sleep(0.4))
+        for code in ("while (true) slow()", "(async () => { await later(1); for (;;) slow() })()", "while (true);",
+            "while (true) try { slow() } catch {}", "(async () => { await later(1); for (;;) try { slow() } catch {} })()"):
+            try:
+                await asyncio.wait_for(one.eval_async(code), 0.2)
+                raise AssertionError("nothing is raised")
+            except asyncio.TimeoutError:
+                pass
+            one.eval("globalThis.fired = 0; setTimeout(() => { later(5).then((n) => { fired = n }) }, 1); 0")
+            for _ in range(200):
+                if one.eval("fired") == 5:
+                    break
+                await asyncio.sleep(0.01)
+            equal(one.eval("fired"), 5, code)
+
+    in_thread(lambda: asyncio.run(run()), 15)
 
 
 @case("A thenable as a value runs the guest's code within the time only")

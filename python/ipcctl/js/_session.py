@@ -43,6 +43,7 @@ from .._contract import (
 )
 from .._shared import here
 from .._types import Unheld
+from . import _helpers
 from ._errors import JavaScriptError, JsTimeout, RuntimeTerminated, error_of
 
 if TYPE_CHECKING:
@@ -471,7 +472,7 @@ class Session:
         elif found.is_async:
             self._begin_async(number, found, args, request)
         elif request is None or request.owner is None or request.is_stopped:
-            self._invoked(message, request)
+            _helpers.run(lambda: self._invoked(message, request))
         elif request.owner == get_ident():
             return message
         else:
