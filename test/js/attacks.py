@@ -14,7 +14,7 @@ from typing import Any
 from cases import Took, case, equal, expect, fails, in_thread, main
 
 MB = 1 << 20
-CRAWL = (pathlib.Path(__file__).parent / "crawl.js").read_text()
+CRAWL = (pathlib.Path(__file__).parent / "crawl.js").read_text().strip().removesuffix(";")
 
 
 def runtime(js: Any, **settings: Any) -> Any:
