@@ -78,7 +78,7 @@ def _definition(options: Options, program: str) -> dict[str, Any]:
         "kind": "runtime",
         "life": "ephemeral",
         "script": installation().program(options.engine),
-        "interpreter": " ".join((program, *flags_of(options.engine))),
+        "interpreter": " ".join((program, *flags_of(options.engine, program))),
         "args": list(options.arguments),
         "cwd": "/",
         "base_env": {},

@@ -42,8 +42,8 @@ _ENGINE_ENVIRONMENT = {
     # Memory that is only reserved would count as well, a gigabyte of it.
     "MIMALLOC_ARENA_EAGER_COMMIT": "0",
     "BUN_RUNTIME_TRANSPILER_CACHE_PATH": "0",
-    # It collects garbage each second otherwise, whether there is any or not.
-    "BUN_GC_TIMER_INTERVAL": "30000",
+    # It collects garbage each second otherwise, whether there is any or not, besides when memory is taken.
+    "BUN_GC_TIMER_INTERVAL": "300000",
 }
 #: By how much its machine is larger for an engine whose guest has a limit: it collects garbage when a quarter is used.
 _RAM_FACTOR = 4
