@@ -1,10 +1,17 @@
-/** Pythons with the packages that tests need, each installed once, in build/. */
+/** Pythons with the packages that tests need, and packages of npm, each installed once, in build/. */
 import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { environment, hasInstalled, SYSTEM_PYTHON, venvWith } from "./needs.ts";
 
+const ROOT = join(import.meta.dir, "..");
 const PACKAGES = [
   ...["numpy==2.4.6", "pyarrow==26.0.1", "scikit-learn==1.9.1"],
   ...["pandas==3.1.1", "matplotlib==3.11.2", "requests==2.34.2"],
+];
+/** Of JavaScript, in both kinds of modules. */
+const OF_NPM = [
+  ...["lodash@4.17.21", "lodash-es@4.18.1", "marked@18.2.1", "ms@2.1.3", "zod@4.6.7", "date-fns@4.4.0"],
+  ...["react@19.3.1", "uuid@14.0.3"],
 ];
 const SERVERS = ["celery==5.7.0", "gunicorn==27.0.1", "fastapi==0.165.0", "uvicorn==0.54.0", "flask==3.1.3"];
 const CLIENTS = [
@@ -24,6 +31,22 @@ export function pythonWithPackages(): Promise<string | undefined> {
 /** With jsrun, whose interface `ipcctl.js` has; likewise. `IPCCTL_TEST_JSRUN` is a Python that has it already. */
 export async function pythonWithJsrun(): Promise<string | undefined> {
   return environment.IPCCTL_TEST_JSRUN ?? venvWith("test-jsrun", ["jsrun==0.3.0"]);
+}
+
+/** A folder with packages of npm, made once; undefined where they cannot be installed. */
+export async function folderOfPackages(): Promise<string | undefined> {
+  const folder = join(ROOT, "build/test-packages");
+  const done = join(folder, OF_NPM.join("+").replaceAll("/", "-"));
+  if (existsSync(done)) return folder;
+  await Bun.write(join(folder, "package.json"), "{}");
+  const child = Bun.spawn([process.execPath, "add", "--exact", ...OF_NPM], {
+    cwd: folder,
+    env: environment,
+    stdio: ["ignore", "ignore", "inherit"],
+  });
+  if ((await child.exited) !== 0) return undefined;
+  await Bun.write(done, "");
+  return folder;
 }
 
 /** With what people run as workers; likewise. */

@@ -18,7 +18,24 @@ const SHOWN_CHARS = 200;
 const TYPES = new Set(["", "json", "bytes", "text"]);
 
 /** For whom something is loaded: Python asks its loader in the thread that waits for this request. */
-type Client = { readonly request: number; readonly isSync: boolean };
+class Client {
+  readonly request: number;
+  readonly isSync: boolean;
+  /** Fails once nobody waits for its request any more. */
+  readonly over = Promise.withResolvers<never>();
+  isOver = false;
+
+  constructor(request: number, isSync: boolean) {
+    this.request = request;
+    this.isSync = isSync;
+    this.over.promise.catch(() => undefined);
+  }
+
+  end(): void {
+    this.isOver = true;
+    this.over.reject(new Error("nobody waits any more"));
+  }
+}
 
 type Module = {
   readonly url: string;
@@ -31,7 +48,7 @@ type Module = {
   readonly giveUp: (error: Failure) => void;
   record?: ModuleRecord;
   imports: readonly Module[];
-  state: "loading" | "loaded" | "linked" | "evaluated";
+  state: "loading" | "loaded" | "linked" | "settled";
 };
 
 /** What goes wrong on behalf of the guest: `thrown` is a value of its realm. */
@@ -97,7 +114,7 @@ export class Modules {
 
   #onModule(number: number, specifier: string, timeoutMs: number | null, isAwaited: boolean): void {
     this.#session.request(number, timeoutMs, true, () => {
-      const client: Client = { request: number, isSync: !isAwaited };
+      const client = new Client(number, !isAwaited);
       this.#requests.set(number, client);
       const later = this.#session.later(number, () => this.#onEnd(client));
       this.#bring(specifier, "", "", client).then(
@@ -111,10 +128,11 @@ export class Modules {
   /** It is answered, or nobody waits for it any more: what was loaded for it alone is given up. */
   #onEnd(client: Client): void {
     this.#requests.delete(client.request);
+    client.end();
     for (const module of this.#modules.values()) {
       if (!module.users.delete(client)) continue;
       if (module.state === "linked") this.#modules.delete(module.key); // its code was ended in the middle
-      if (module.state !== "loading" || (module.client !== client && module.users.size > 0)) continue;
+      if (module.state !== "loading" || module.users.size > 0) continue;
       this.#modules.delete(module.key);
       module.giveUp(new Failure(this.#error("Error", `Loading ${shown(module.url)} was given up`)));
     }
@@ -124,7 +142,7 @@ export class Modules {
   #onImport(specifier: unknown, owner: unknown, attributes: unknown): unknown {
     const { promise, resolve, reject } = this.#realm.make.promise();
     const request = this.#session.current;
-    const client: Client = this.#requests.get(request) ?? { request, isSync: false };
+    const client = this.#requests.get(request) ?? new Client(request, false);
     const place = typeof owner === "object" && owner !== null ? this.#places.get(owner) : undefined;
     this.#bring(String(specifier), place ?? "<eval>", typeOf(attributes), client).then(
       (module) => this.#evaluate(module, () => resolve(module.record!.namespace), reject),
@@ -150,7 +168,13 @@ export class Modules {
   }
 
   /** What a specifier means; its source may still be on its way. */
-  async #find(specifier: string, referrer: string, type: string, client: Client): Promise<Module> {
+  async #find(
+    specifier: string,
+    referrer: string,
+    type: string,
+    client: Client,
+    users?: ReadonlySet<Client>,
+  ): Promise<Module> {
     if (!TYPES.has(type))
       throw new Failure(
         this.#error(
@@ -158,7 +182,7 @@ export class Modules {
           `Import of ${shown(specifier)} as ${shown(type)}: there are "json", "bytes" and "text"`,
         ),
       );
-    const url = await this.#resolve(specifier, referrer, client);
+    const url = await this.#resolve(specifier, referrer, client, users);
     const key = keyOf(type, url);
     const known = this.#modules.get(key);
     if (known) return known;
@@ -180,10 +204,10 @@ export class Modules {
     return made;
   }
 
-  async #resolve(specifier: string, referrer: string, client: Client): Promise<string> {
+  async #resolve(specifier: string, referrer: string, client: Client, users?: ReadonlySet<Client>): Promise<string> {
     const found = this.#staticUrl(specifier, referrer);
     if (this.#resolver) {
-      const answer = await this.#ask(this.#resolver, [specifier, referrer, found !== undefined], client);
+      const answer = await this.#ask(this.#resolver, [specifier, referrer, found !== undefined], client, users);
       if (typeof answer.value === "string" && answer.value !== "") {
         if (ABSOLUTE.test(answer.value)) return canonical(answer.value);
         throw new Failure(
@@ -227,7 +251,7 @@ export class Modules {
       module.record = this.#compile(url, source, owner);
       module.imports = await Promise.all(
         module.record.requests.map(({ specifier, attributes }) =>
-          this.#find(specifier, url, attributes.type ?? "", client),
+          this.#find(specifier, url, attributes.type ?? "", client, module.users),
         ),
       );
     }
@@ -241,7 +265,7 @@ export class Modules {
       const why = url.startsWith(STATIC) ? "no module has this name" : "Python has set no module loader";
       throw new Failure(this.#error("TypeError", `Import of ${shown(url)} was denied: ${why}`));
     }
-    const { value } = await this.#ask(this.#loader, [url, type], client);
+    const { value } = await this.#ask(this.#loader, [url, type], client, module.users);
     return value;
   }
 
@@ -256,9 +280,10 @@ export class Modules {
   }
 
   #valueOf(url: string, source: unknown, type: string): unknown {
-    if (type === "json" && typeof source === "string") {
+    const text = types.isUint8Array(source) && type !== "bytes" ? new TextDecoder().decode(bytesOf(source)) : source;
+    if (type === "json" && typeof text === "string") {
       try {
-        return this.#parse(source);
+        return this.#parse(text);
       } catch (error) {
         throw new Failure(this.#error("SyntaxError", `${shown(url)} is not JSON: ${(error as Error).message}`));
       }
@@ -269,8 +294,7 @@ export class Modules {
       new Uint8Array(made.buffer).set(bytes);
       return made;
     }
-    if (type === "text" && types.isUint8Array(source)) return new TextDecoder().decode(new Uint8Array(source));
-    return source;
+    return type === "text" ? text : source;
   }
 
   // ---- linking and evaluating ----
@@ -295,27 +319,60 @@ export class Modules {
       this.#realm.make.settle(
         module.record!.evaluate(),
         () => {
-          module.state = "evaluated";
+          this.#settle(module);
           ok();
         },
-        bad,
+        (error) => {
+          this.#settle(module);
+          bad(error);
+        },
       );
     } catch (error) {
       if (isEnding(error)) throw error;
+      this.#settle(module);
       bad(this.#clean(error));
+    }
+  }
+
+  /** It has come to its end, and all that it imports with it: nothing was ended in the middle. */
+  #settle(root: Module): void {
+    const graph = new Set([root]);
+    for (const module of graph) {
+      if (module.state !== "linked") continue;
+      module.state = "settled";
+      for (const one of module.imports) graph.add(one);
     }
   }
 
   // ---- Python ----
 
-  /** In an object, since what the guest could call `then` would be called by a promise of ours. */
-  #ask(
+  /** Asks on behalf of a client; if that does not wait any more, on behalf of the next one that does. */
+  async #ask(
     operations: readonly [number, number],
     args: readonly (string | boolean)[],
     client: Client,
+    users?: ReadonlySet<Client>,
+  ): Promise<{ value: unknown }> {
+    for (let by = client; ;) {
+      try {
+        const answer = this.#askFor(by, operations, args);
+        return await (by.request === 0 ? answer : Promise.race([answer, by.over.promise]));
+      } catch (error) {
+        const next = by.isOver ? users?.values().next().value : undefined;
+        if (next === undefined) throw error;
+        by = next;
+      }
+    }
+  }
+
+  /** In an object, since what the guest could call `then` would be called by a promise of ours. */
+  #askFor(
+    { request, isSync }: Client,
+    operations: readonly [number, number],
+    args: readonly (string | boolean)[],
   ): Promise<{ value: unknown }> {
     return new Promise((resolve, reject) => {
-      this.#session.ask(operations[client.isSync ? 0 : 1], args, client.request, {
+      this.#session.ask(operations[isSync ? 0 : 1], args, request, {
         ok: (value) => resolve({ value }),
         bad: (error) => reject(new Failure(error)),
       });
@@ -346,6 +403,11 @@ export class Modules {
     Reflect.defineProperty(made, "stack", { value: stack, writable: true, configurable: true });
     return made;
   }
+}
+
+/** Read by functions of ours, whatever its class has become. */
+function bytesOf(array: Uint8Array): Uint8Array {
+  return new Uint8Array(array);
 }
 
 function keyOf(type: string, url: string): string {

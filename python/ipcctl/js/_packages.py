@@ -28,7 +28,6 @@ _ENDINGS = ("", ".js", ".mjs", ".cjs", ".json", ".ts", "/index.js", "/index.mjs"
 _SPECIFIER_CHARS = 1000
 _TIMEOUT_SECONDS = 60.0
 _KEPT_MAX = 500
-_RECORD_BYTES = 64 * 1024**2
 
 
 class Packages:
@@ -204,10 +203,9 @@ def _kept(key: str, root: str) -> str | None:
     if record is None:
         try:
             with open(os.path.join(_folder(), f"{key}.json"), encoding="utf-8") as file:
-                files, code = json.load(file)
-        except (OSError, ValueError, TypeError):
+                record = _record(json.load(file))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
-        record = (files, code)
     files, code = record
     for path, digest in files:
         if _digest(os.path.join(root, path)) != digest:
@@ -215,6 +213,13 @@ def _kept(key: str, root: str) -> str | None:
             return None
     _remember(key, record)
     return code
+
+
+def _record(form: Any) -> tuple[list[list[Any]], str]:
+    files, code = form
+    if not isinstance(code, str) or not all(isinstance(one, str) for pair in files for one in pair):
+        raise ValueError("a record of another version")
+    return [[path, digest] for path, digest in files], code
 
 
 def _remember(key: str, record: tuple[list[list[Any]], str]) -> None:
