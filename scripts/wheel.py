@@ -3,6 +3,7 @@
 They are built first where that has not been done, for which npm and a C compiler are needed.
 """
 
+import glob
 import os
 import subprocess
 import sysconfig
@@ -13,7 +14,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 EXTENSION = "native/build/python/_ipcctl.abi3.so"
 #: Those of the installation, by their places in a checkout.
 NEEDED = ("bin/ipcctl", "package.json", "policies", "native/build/ipcctl-shim", "build/js/main.js", "build/js/cli.js")
-WHERE_MADE = ("build/js/engine.js", "build/js/engine.node.js", "native/build/plane.node")
+#: Likewise, as far as they were made: what Node needs, and compiled code.
+MORE = ("build/js/engine*.js", "build/js/*.jsc", "native/build/plane.node")
+#: Of a daemon and its helpers, which no wheel has.
+LEFT_OUT = ("daemon", "router", "plugin")
 
 
 class Hook(BuildHookInterface[Any]):
@@ -28,9 +32,9 @@ class Hook(BuildHookInterface[Any]):
             raise RuntimeError(f"ipcctl: {why}; see: sh scripts/setup.sh") from error
         if version == "editable":
             return  # it finds the checkout
-        places = [*NEEDED, *(path for path in WHERE_MADE if os.path.exists(at(path)))]
-        places += [f"{path}.jsc" for path in places if os.path.exists(at(f"{path}.jsc"))]
-        include = {at(path): f"ipcctl/_installation/{path}" for path in places}
+        more = (path for pattern in MORE for path in glob.glob(pattern, root_dir=self.root))
+        places = {*NEEDED, *(path for path in more if not os.path.basename(path).startswith(LEFT_OUT))}
+        include = {at(path): f"ipcctl/_installation/{path}" for path in sorted(places)}
         build_data["force_include"] = {**include, at(EXTENSION): f"ipcctl/{os.path.basename(EXTENSION)}"}
         build_data["pure_python"] = False
         # The extension has the stable interface of the oldest Python that is required.

@@ -413,7 +413,7 @@ class ShimDoor:
                 return version, payload[_contract.STATE_ATTACHED] == 1
 
     def wait_attached(self) -> int:
-        """Until the worker has a runtime. :returns: its pid :raises IpcError: NOT_RUNNING if it ends before, DEADLINE"""
+        """Until the worker has a runtime. :returns: its pid :raises IpcError: NOT_RUNNING if it ends first, DEADLINE"""
         self._send(_contract.REQUEST_HELLO, struct.pack("<I", _contract.SHIM_VERSION), ())
         pid, is_attached = 0, False
         while pid == 0 or not is_attached:

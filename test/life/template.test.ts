@@ -1,7 +1,9 @@
 /** Starts that are settled once and used by a program of its own, without a daemon: `policy compile`. */
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
+import { constants } from "node:os";
 import { join } from "node:path";
+import { SPEC } from "../../contract/shim.ts";
 import { Home, outcomeOf, type CliResult } from "../home.ts";
 import { isRoot, SYSTEM_PYTHON } from "../needs.ts";
 import type { Template } from "../../src/launch/template.ts";
@@ -106,6 +108,21 @@ test("what a template cannot say is refused, and the way out works", async () =>
     [["strict", "--for", "ruby"], "Allowed choices are python, bun, node"],
   ] as const)
     expect((await home.cli("policy", "compile", ...args)).stderr).toContain(why);
+});
+
+test("a program that answers calls gets its socket to the shim, and ends with whoever keeps that", async () => {
+  const wanted = ["strict", "--interpreter", SYSTEM_PYTHON];
+  const [plain, serving] = await Promise.all([
+    compiled("plain.json", ...wanted),
+    compiled("serving.json", ...wanted, "--serves"),
+  ]);
+  const kinds = ({ frames }: Template): number[] => frames.map(({ type }) => type);
+  expect(kinds(plain)).not.toContain(SPEC.owner);
+  expect(kinds(serving)).toEqual(expect.arrayContaining([SPEC.owner, SPEC.plane, SPEC.log]));
+  expect(serving.frames.find(({ type }) => type === SPEC.stop)).toEqual({
+    type: SPEC.stop,
+    parts: [{ bytes: Buffer.of(0, 0, 0, 0, constants.signals.SIGKILL, 0, 0, 0).toString("base64") }],
+  });
 });
 
 test("where there are no namespaces the folder for its files is a hole", async () => {
