@@ -102,3 +102,11 @@ export const REFERENCE = {
   /** An async iterable of Python: number. */
   pythonStream: 4,
 } as const;
+
+/** Limits of values, unless SETTINGS says others. */
+export const VALUE_LIMITS = {
+  /** Levels: as many as jsrun takes. */
+  depth: 100,
+  /** Bytes, likewise. */
+  size: 10_485_760,
+} as const;

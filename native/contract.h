@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+116d25c1" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+7b90aad7" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -399,6 +399,12 @@ enum {
 	IPC_REFERENCE_ENGINE_STREAM = 2,
 	IPC_REFERENCE_OPERATION = 3,
 	IPC_REFERENCE_PYTHON_STREAM = 4,
+};
+
+/* Limits of values of JavaScript. */
+enum {
+	IPC_VALUE_DEPTH = 100,
+	IPC_VALUE_SIZE = 10485760,
 };
 
 /* Prefix, its bits, and the classes of the addresses that begin so. */

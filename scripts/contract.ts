@@ -118,6 +118,7 @@ const PARTS: readonly Part[] = [
   { name: "FROM_ENGINE_*", numbers: engine.FROM_ENGINE, says: "Messages of JavaScript.", isForPython: true },
   { name: "ENGINE_FAULT_*", numbers: engine.ENGINE_FAULT, says: "What its errors are about.", isForPython: true },
   { name: "REFERENCE_*", numbers: engine.REFERENCE, says: "What values refer to.", isForPython: true },
+  { name: "VALUE_*", numbers: engine.VALUE_LIMITS, says: "Limits of values of JavaScript.", isForPython: true },
 ];
 /** Limits that only Python needs a copy of. */
 const PYTHON_LIMITS = limits(

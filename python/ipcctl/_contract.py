@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+116d25c1"
+EDITION = "0.1.0+7b90aad7"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -272,6 +272,10 @@ REFERENCE_FUNCTION = 1
 REFERENCE_ENGINE_STREAM = 2
 REFERENCE_OPERATION = 3
 REFERENCE_PYTHON_STREAM = 4
+
+# Limits of values of JavaScript.
+VALUE_DEPTH = 100
+VALUE_SIZE = 10485760
 
 # Limits, as docs/internals/limits.md has them.
 FRAME_BYTES_MAX = 10485760

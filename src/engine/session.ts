@@ -5,8 +5,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { types } from "node:util";
 import vm from "node:vm";
-import { ENGINE_FAULT, FROM_ENGINE as TO, TO_ENGINE as FROM } from "../../contract/engine.ts";
-import { limit } from "../base/limits.ts";
+import { ENGINE_FAULT, FROM_ENGINE as TO, TO_ENGINE as FROM, VALUE_LIMITS } from "../../contract/engine.ts";
 import { decodeHead } from "../plane/cbor-decode.ts";
 import { Encoder } from "../plane/cbor-encode.ts";
 import { BrokenChannel, Channel } from "../plane/channel.ts";
@@ -27,7 +26,7 @@ const CLEAR_MS = 200;
 const CLEAR_TRIES = 5;
 /** So many times code may ask for something after it was cancelled. */
 const REFUSALS = 100;
-const NO_LIMITS: Limits = { depth: limit("valueDepth"), bytes: limit("messageBytes") };
+const LIMITS: Limits = { depth: VALUE_LIMITS.depth, bytes: VALUE_LIMITS.size };
 
 /** A part of the session that has messages of its own. */
 export type Part = {
@@ -58,7 +57,7 @@ export class Session {
   readonly #numbered = new Map<number, boolean>();
   readonly #dropped = new FinalizationRegistry((operation: number) => this.#onDropped(operation));
   readonly #parts: Part[] = [];
-  limits: Limits = NO_LIMITS;
+  limits: Limits = LIMITS;
   /** What is known of the engine's memory and of what is open. */
   report: () => Record<string, number> = () => ({});
   #next = 1;
@@ -100,6 +99,7 @@ export class Session {
     };
     this.#writer = new GuestWriter(realm, this.#references);
     (globalThis as Record<string, unknown>).ipcctlEntry = () => this.#work();
+    this.#addCallers();
     this.#entry = new vm.Script("'use strict'; ipcctlEntry()", { filename: "ipcctl:entry" });
     this.#channel = Channel.serve(segment, {
       onMessage: (bytes) => this.#onMessage(bytes),
@@ -564,6 +564,10 @@ export class Session {
     const [depth, bytes, isShown] = ["depth", "bytes", "console"].map((key) => dataProperty(told as object, key));
     this.limits = { depth: depth as number, bytes: bytes as number };
     this.#isPrinting = isShown === true;
+  }
+
+  /** What calls operations by their numbers. */
+  #addCallers(): void {
     for (const isAsync of [false, true]) {
       const name = isAsync ? "__host_op_async__" : "__host_op_sync__";
       const call = (args: unknown[]): readonly [boolean, unknown] => {

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Literal
 
+from .._contract import VALUE_DEPTH, VALUE_SIZE
+
 Seconds = float | int | timedelta
 
-_DEPTH, _BYTES = 100, 10 * 1024 * 1024
 _PORT_MAX = 65535
 
 
@@ -127,7 +128,7 @@ class RuntimeConfig:
         self._heap: int | None = None
         self._initial: int | None = None
         self._timeout: float | None = None
-        self._depth, self._bytes = _DEPTH, _BYTES
+        self._depth, self._bytes = VALUE_DEPTH, VALUE_SIZE
         self._bootstrap, self._snapshot = bootstrap, None if snapshot is None else bytes(snapshot)
         self._enable_console = bool(enable_console)
         self.inspector = inspector

@@ -23,6 +23,8 @@ from .._contract import (
     TO_ENGINE_OPERATION,
     TO_ENGINE_REPORT,
     TO_ENGINE_SETTINGS,
+    VALUE_DEPTH,
+    VALUE_SIZE,
 )
 from .._types import Tagged, undefined
 from .._contract import REFERENCE_OPERATION
@@ -161,9 +163,10 @@ class Runtime:
 
     def _setup(self, config: RuntimeConfig) -> None:
         session = self._session
-        session.send(
-            [TO_ENGINE_SETTINGS, 0, {"depth": self._limits.depth, "bytes": self._limits.size, "console": self._console}]
-        )
+        limits = self._limits
+        if self._console or (limits.depth, limits.size) != (VALUE_DEPTH, VALUE_SIZE):
+            told = {"depth": limits.depth, "bytes": limits.size, "console": self._console}
+            session.send([TO_ENGINE_SETTINGS, 0, told])
         if config.snapshot is not None:
             Snapshot(config.snapshot).replay(self)
         if config.bootstrap is not None:
