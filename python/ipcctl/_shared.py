@@ -156,6 +156,11 @@ def _borrow(form: Any) -> Any:
 _types.borrow, _types.lower_arrow, _types.revive_arrow = _borrow, _lower_arrow, _revive_arrow
 
 
+def is_shared(value: Any) -> bool:
+    """Whether a view or an array is handed over instead of copied."""
+    return (type(value) is memoryview or hasattr(value, "__array_interface__")) and _place(value) is not None
+
+
 def _place(value: Any) -> tuple[Segment, int, int, int, list[int]] | None:
     """Segment, address, bytes, tag and shape of a contiguous view or array that lies in a segment."""
     if type(value) is memoryview:

@@ -17,6 +17,10 @@ export type Factories = {
   readonly time: (ms: number) => Date;
   /** Of so many elements, by the name of its class. */
   readonly array: (name: string, length: number) => ArrayBufferView;
+  /** Of memory that it does not copy. */
+  readonly view: (name: string, buffer: ArrayBuffer, offset: number, length: number) => ArrayBufferView;
+  /** The same memory as a buffer of the guest; the one that is given has none any more. */
+  readonly adopt: (buffer: ArrayBuffer) => ArrayBuffer;
   readonly error: (name: string, message: string) => Error;
   /** A function of the guest: `act` gets its arguments, and answers `[hasFailed, value or error]`. */
   readonly fn: (act: (args: unknown[], self: unknown) => readonly [boolean, unknown], name: string) => Function;
@@ -38,6 +42,7 @@ const FACTORIES = `(() => {
   const { apply, getPrototypeOf } = Reflect;
   const { Map, Set, Date, Promise, Error, Object } = globalThis;
   const mapSet = Map.prototype.set, setAdd = Set.prototype.add, then = Promise.prototype.then, resolved = Promise.resolve;
+  const { transfer } = ArrayBuffer.prototype;
   const arrays = { __proto__: null, Int8Array, Uint8Array, Uint8ClampedArray, Int16Array, Uint16Array, Int32Array,
     Uint32Array, BigInt64Array, BigUint64Array, Float32Array, Float64Array,
     Float16Array: globalThis.Float16Array };
@@ -65,6 +70,8 @@ const FACTORIES = `(() => {
       return map; },
     time: (ms) => new Date(ms),
     array: (name, length) => new arrays[name](length),
+    view: (name, buffer, offset, length) => new arrays[name](buffer, offset, length),
+    adopt: (buffer) => apply(transfer, buffer, []),
     error: (name, message) => new (errors[name] ?? Error)(message),
     fn: (act, name) => {
       const made = { [name](...args) {

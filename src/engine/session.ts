@@ -6,10 +6,11 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { types } from "node:util";
 import vm from "node:vm";
 import { ENGINE_FAULT, FROM_ENGINE as TO, TO_ENGINE as FROM, VALUE_LIMITS } from "../../contract/engine.ts";
+import { IpcError } from "../base/errors.ts";
 import { decodeHead } from "../plane/cbor-decode.ts";
 import { Encoder } from "../plane/cbor-encode.ts";
 import { BrokenChannel, Channel } from "../plane/channel.ts";
-import { CodecError } from "../plane/values.ts";
+import { CodecError, type NdArray, type TypedArray } from "../plane/values.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { drain, promiseState, versionOf } from "./platform.ts";
 import type { Realm } from "./realm.ts";
@@ -32,6 +33,8 @@ const LIMITS: Limits = { depth: VALUE_LIMITS.depth, bytes: VALUE_LIMITS.size };
 export type Part = {
   /** Whether it took the message. */
   readonly take: (kind: number, number: number, fields: readonly unknown[]) => boolean;
+  /** It has a value that cannot be had here. Whether it is one of its own, and no request. */
+  readonly refuse?: (kind: number, number: number, why: Error) => boolean;
 };
 
 /** What the work of a request gives that is answered by what `later` gave. */
@@ -94,6 +97,8 @@ export class Session {
       lendStream: () => 0,
       found: (number) => this.#found(number),
       operation: (number, isAsync, name) => this.#operation(number, isAsync, name),
+      share: (view) => this.#channel.sharing.lend(view),
+      shared: (form) => this.#borrow(form),
       lentStream: unknownStream,
       stream: unknownStream,
     };
@@ -106,6 +111,9 @@ export class Session {
       onInterrupt: () => undefined,
       onClose: () => process.exit(0),
     });
+    const { sharing } = this.#channel;
+    sharing.adopt = (buffer) => realm.make.adopt(buffer);
+    sharing.onForget = (number) => this.tell([TO.forget, number]);
   }
 
   /** Streams, modules and what else comes. */
@@ -280,6 +288,8 @@ export class Session {
         return this.#onSettings(fields[2]);
       case FROM.report:
         return this.tell([TO.result, number, this.report()]);
+      case FROM.forget:
+        return this.#channel.sharing.forget(number);
       case FROM.release: {
         const numbers = fields[2] as number[];
         for (let at = 0; at < numbers.length; at++) this.#functions.delete(numbers[at]!);
@@ -292,9 +302,19 @@ export class Session {
   }
 
   #onUnreadable(kind: number, number: number, error: Error): void {
+    if (this.#parts.some((part) => part.refuse?.(kind, number, error) === true)) return;
     if (kind === FROM.return || kind === FROM.throw)
       return this.#answered(number, true, this.realm.make.error("TypeError", error.message));
     this.#fault(number, ENGINE_FAULT.refused, error.message);
+  }
+
+  #borrow(form: unknown): TypedArray | NdArray {
+    try {
+      return this.#channel.sharing.borrow(form) as TypedArray | NdArray;
+    } catch (error) {
+      if (error instanceof BrokenChannel || error instanceof IpcError) throw new ValueFault(error.message);
+      throw error;
+    }
   }
 
   // ---- requests ----

@@ -70,6 +70,14 @@ export class Streams implements Part {
     return true;
   }
 
+  refuse(kind: number, number: number, why: Error): boolean {
+    if (kind !== FROM.push) return false;
+    this.#handle(number)?.fail(this.#session.realm.make.error("TypeError", why.message));
+    this.#leave(number);
+    drain();
+    return true;
+  }
+
   // ---- of the guest ----
 
   #isStream(value: object): boolean {

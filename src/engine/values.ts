@@ -6,6 +6,7 @@ import { types } from "node:util";
 import { REFERENCE } from "../../contract/engine.ts";
 import { Reader, malformed } from "../plane/cbor-decode.ts";
 import { Writer } from "../plane/cbor-write.ts";
+import { NdArray, typeOf, type TypedArray } from "../plane/values.ts";
 import type { Realm } from "./realm.ts";
 
 /** A value that cannot be sent. */
@@ -21,6 +22,9 @@ export type References = {
   readonly lendStream: (stream: object) => number;
   /** The function behind a number. */
   readonly found: (number: number) => Function;
+  /** Where Python finds a view of shared memory; undefined if it is not shared. And the view that Python means. */
+  readonly share: (view: TypedArray) => readonly unknown[] | undefined;
+  readonly shared: (form: unknown) => TypedArray | NdArray;
   readonly operation: (number: number, isAsync: boolean, name: string) => Function;
   /** The stream behind a number of ours, and behind one of Python. */
   readonly lentStream: (number: number) => object;
@@ -192,10 +196,10 @@ export class GuestWriter {
     if (types.isTypedArray(value)) return this.#view(value);
     if (types.isDate(value)) return this.#date(value);
     if (types.isSet(value)) return this.#set(value, depth);
-    if (types.isAnyArrayBuffer(value)) return this.#bytes(new Uint8Array(value as ArrayBuffer));
+    if (types.isAnyArrayBuffer(value)) return this.#memory(new Uint8Array(value as ArrayBuffer));
     if (types.isDataView(value)) {
       const [buffer, at, size] = [dataBuffer, dataOffset, dataBytes].map((read) => apply(read, value, []));
-      return this.#bytes(new Uint8Array(buffer as ArrayBuffer, at as number, size as number));
+      return this.#memory(new Uint8Array(buffer as ArrayBuffer, at as number, size as number));
     }
     if (types.isMap(value)) return this.#map(value, depth);
     if (this.#references.isStream(value)) {
@@ -268,17 +272,41 @@ export class GuestWriter {
 
   #view(value: object): void {
     const [buffer, at, size] = [viewBuffer, viewOffset, viewBytes].map((read) => apply(read, value, []));
-    const bytes = new Uint8Array(buffer as ArrayBuffer, at as number, size as number);
     const tag = TAGS[apply(nameOf, value, []) as string];
-    if (tag !== undefined) this.#out.head(6, tag);
-    this.#bytes(bytes);
+    this.#memory(new Uint8Array(buffer as ArrayBuffer, at as number, size as number), tag);
   }
 
-  #bytes(bytes: Uint8Array): void {
+  /** @param tag of anything but bytes */
+  #memory(bytes: Uint8Array, tag?: number): void {
+    const form = this.#references.share(tag === undefined ? bytes : viewOf(tag, bytes));
+    if (form) return this.#shared(form);
+    if (tag !== undefined) this.#out.head(6, tag);
     this.#pay(bytes.length);
     this.#out.raw(bytes);
   }
+
+  /** It costs nothing: it is not copied. */
+  #shared(form: readonly unknown[]): void {
+    const [number, offset, size, tag, shape] = form as [number, number, number, number, number[]];
+    this.#out.head(6, 27);
+    this.#out.head(4, 2);
+    this.#out.string("ipcctl.Shared");
+    this.#out.head(4, form.length);
+    for (const one of [number, offset, size, tag]) this.#out.number(one);
+    this.#out.head(4, shape.length);
+    for (const one of shape) this.#out.number(one);
+  }
 }
+
+function viewOf(tag: number, { buffer, byteOffset, length }: Uint8Array): TypedArray {
+  const type = typeOf(tag) as unknown as ViewType;
+  return new type(buffer, byteOffset, length / type.BYTES_PER_ELEMENT);
+}
+
+type ViewType = {
+  new (buffer: ArrayBufferLike, offset: number, length: number): TypedArray;
+  readonly BYTES_PER_ELEMENT: number;
+};
 
 /** Reads what a property holds, and runs nothing for it. */
 export function dataProperty(of: object, name: PropertyKey): unknown {
@@ -331,8 +359,24 @@ export class GuestReader extends Reader {
     return made;
   }
 
+  /** Without the guest's copy of it: its lists may be handled by its own functions. */
+  #shared(form: unknown): ArrayBufferView {
+    const plain = (list: unknown): unknown[] => {
+      if (!Array.isArray(list)) throw malformed("a malformed description of shared memory");
+      const items: unknown[] = [];
+      for (let at = 0; at < list.length; at++) items.push(list[at]);
+      return items;
+    };
+    const [number, offset, bytes, tag, shape] = plain(form);
+    const found = this.#references.shared([number, offset, bytes, tag, plain(shape)]);
+    const view = found instanceof NdArray ? found.data : found;
+    const name = apply(nameOf, view, []) as string;
+    return this.#realm.make.view(name, view.buffer as ArrayBuffer, view.byteOffset, view.length);
+  }
+
   protected override named(parts: unknown): unknown {
     const [what, kind, number, isAsync, name] = [0, 1, 2, 3, 4].map((at) => (parts as unknown[])[at]); // no iterator of the guest
+    if (what === "ipcctl.Shared") return this.#shared(kind);
     if (what !== "ipcctl.Reference" || !Number.isSafeInteger(number))
       throw malformed("tag 27 on something other than a reference");
     if (kind === REFERENCE.function) return this.#references.found(number as number);

@@ -69,6 +69,8 @@ export class Sharing {
   #isOpen = true;
   /** Tells the worker to release a segment. */
   onForget: (number: number) => void = () => undefined;
+  /** Moves what is received to where it is used, such as to another realm. */
+  adopt: (buffer: ArrayBuffer) => ArrayBuffer = (buffer) => buffer;
 
   readonly #isPassing: boolean;
 
@@ -192,7 +194,7 @@ export class Sharing {
 
   #map(fd: number, bytes: number): ArrayBuffer | IpcError {
     try {
-      const { buffer } = map(fd, bytes);
+      const buffer = this.adopt(map(fd, bytes).buffer);
       keep(buffer, fd);
       return buffer;
     } catch (error) {

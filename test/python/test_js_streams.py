@@ -14,14 +14,13 @@ import unittest
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-import support
-from ipcctl import _contract
+import support  # noqa: F401 it finds the package
 from ipcctl.js import JavaScriptError, JsStream, PyStreamSource, Runtime, RuntimeTerminated
 from needs import skip_unless
 
 DEADLINE = 30.0
 HAS_TRIO = importlib.util.find_spec("trio") is not None
-home = tempfile.TemporaryDirectory(prefix="ipcctl-js-streams-")
+home = tempfile.TemporaryDirectory(prefix="ipcctl-js-streams-", ignore_cleanup_errors=True)
 READ_ALL = """async (stream) => {
   const items = [];
   for await (const item of stream) items.push(item);

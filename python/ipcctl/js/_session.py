@@ -37,6 +37,7 @@ from .._contract import (
     REFERENCE_ENGINE_STREAM,
     REFERENCE_FUNCTION,
     TO_ENGINE_CANCEL,
+    TO_ENGINE_FORGET,
     TO_ENGINE_RELEASE,
     TO_ENGINE_RETURN,
     TO_ENGINE_THROW,
@@ -131,6 +132,7 @@ class Session:
     def __init__(self, process: Process, printed: Callable[[int, str, str], None]) -> None:
         self.process = process
         self._end = process.end
+        self._end.sharing.on_forgotten = self._on_forgotten
         self._printed = printed
         self._numbers = count(1)
         self.requests: dict[int, Request] = {}
@@ -250,6 +252,10 @@ class Session:
     def ended_error(self) -> RuntimeError:
         assert self.ended is not None
         return type(self.ended)(*self.ended.args)
+
+    def _on_forgotten(self) -> None:
+        """Memory of this side is not used here any more."""
+        self.say_later([TO_ENGINE_FORGET, self._end.sharing.forgotten.popleft()])
 
     # ---- waiting ----
 

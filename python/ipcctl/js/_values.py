@@ -12,6 +12,8 @@ from .._contract import (
     REFERENCE_OPERATION,
     REFERENCE_PYTHON_STREAM,
 )
+from .. import _types
+from .._shared import is_shared
 from .._types import Tagged, Undefined, undefined
 
 _SAFE = 2**53 - 1
@@ -90,7 +92,8 @@ class Lowering:
 
     def _bytes(self, value: Any) -> Any:
         size = len(value) if type(value) is not memoryview else value.nbytes
-        self._pay(size)
+        if _types.share is None or not is_shared(value):
+            self._pay(size)
         return value
 
     def _enter(self, value: Any, what: str) -> int:
@@ -147,7 +150,8 @@ class Lowering:
             number, is_async = self._operation(value, name)
             return Tagged(27, ["ipcctl.Reference", REFERENCE_OPERATION, number, is_async, name])
         if _is_array(value):
-            self._pay(int(value.nbytes))
+            if _types.share is None or not is_shared(value):
+                self._pay(int(value.nbytes))
             return value
         for convert in (lambda: int(value.__index__()), lambda: float(value.__float__())):
             try:

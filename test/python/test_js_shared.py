@@ -1,0 +1,150 @@
+"""Memory that Python and JavaScript share instead of copying it."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+import tempfile
+import unittest
+from typing import Any
+
+import support  # noqa: F401 it finds the package
+from ipcctl import shared
+from ipcctl.js import Runtime
+from needs import skip_unless
+
+home = tempfile.TemporaryDirectory(prefix="ipcctl-js-shared-", ignore_cleanup_errors=True)
+HAS_NUMPY = importlib.util.find_spec("numpy") is not None
+MANY = 100_000_000
+
+
+def setUpModule() -> None:
+    os.environ["IPCCTL_HOME"] = os.path.join(home.name, "home")
+
+
+def tearDownModule() -> None:
+    home.cleanup()
+
+
+class Shared(unittest.TestCase):
+    def setUp(self) -> None:
+        self.runtime = Runtime()
+        self.addCleanup(self.runtime.close)
+
+    def js(self, code: str) -> Any:
+        return self.runtime.eval(code)
+
+    def maps(self, pid: int | str) -> int:
+        with open(f"/proc/{pid}/maps", encoding="utf-8") as file:
+            return sum("ipcctl-shared" in line for line in file)
+
+    def test_both_sides_see_what_the_other_writes(self) -> None:
+        memory = shared(16)
+        self.js("(array) => { globalThis.array = array; }")(memory)
+        memory[0] = 7
+        self.assertEqual(self.js("array[0]"), 7)
+        self.js("array[1] = 8")
+        self.assertEqual(memory[1], 8)
+
+    def test_it_is_an_array_of_the_guests_realm(self) -> None:
+        is_own = self.js("""(a) => a.constructor === Uint8Array && a.buffer.constructor === ArrayBuffer
+          && Object.getPrototypeOf(a) === Uint8Array.prototype && Object.getPrototypeOf(a.buffer) === ArrayBuffer.prototype
+          && a.constructor.constructor === Function""")
+        self.assertIs(is_own(shared(8)), True)
+        self.assertIs(is_own(shared(8)[2:4]), True)
+
+    def test_formats_parts_and_shapes_arrive(self) -> None:
+        numbers = shared(80).cast("d")
+        numbers[3] = 2.5
+        told = self.js("(a) => [a.constructor.name, a.length, a[1], a.byteOffset]")(numbers[2:6])
+        self.assertEqual(told, ["Float64Array", 4, 2.5, 16])
+        self.assertEqual(
+            self.js("(a) => [a.constructor.name, a.length]")(shared(24).cast("i", (2, 3))), ["Int32Array", 6]
+        )
+
+    def test_what_is_shared_costs_nothing_of_the_limit_and_no_memory(self) -> None:
+        with Runtime(max_serialization_bytes=1000) as runtime:
+            memory = shared(MANY)
+            memory[MANY - 1] = 9
+            last = runtime.eval("(array) => { globalThis.array = array; return array[array.length - 1]; }")
+            self.assertEqual(last(memory), 9)
+            back = runtime.eval("array")
+            self.assertIsInstance(back, memoryview)
+            self.assertEqual((back.nbytes, back[MANY - 1]), (MANY, 9))
+            self.assertLess(runtime.get_stats().physical_total_bytes, MANY)
+            with self.assertRaisesRegex(RuntimeError, "exceeded maximum limit"):
+                last(bytes(2000))
+
+    def test_memory_that_javascript_asks_python_for_comes_back_without_a_copy(self) -> None:
+        self.runtime.bind_function("shared", shared)
+        made = self.js("globalThis.made = new Float64Array(shared(80).buffer); made[5] = 1.5; made")
+        self.assertEqual((made.format, made[5]), ("d", 1.5))
+        made[6] = 2.5
+        self.assertEqual(self.js("made[6]"), 2.5)
+
+    def test_it_goes_as_items_of_streams_both_ways(self) -> None:
+        memory = shared(100)
+        seen = self.js("(s) => { globalThis.s = s; return s; }")(iter([memory[:50], memory[50:]]))
+        first, second = list(seen)
+        memory[0], memory[50] = 1, 2
+        self.assertEqual((first[0], second[0]), (1, 2))
+        self.assertEqual(self.runtime.get_stats().bytes_streamed_py_to_js, 100)
+        self.assertEqual(self.runtime.get_stats().bytes_streamed_js_to_py, 100)
+
+    def test_results_of_callbacks_and_their_arguments(self) -> None:
+        memory, seen = shared(4), []
+        self.runtime.bind_function("give", lambda: memory)
+        self.runtime.bind_function("take", seen.append)
+        self.js("const m = give(); m[2] = 5; take(m)")
+        self.assertEqual((memory[2], seen[0][2]), (5, 5))
+
+    def test_memory_is_unmapped_on_both_sides_when_nobody_uses_it(self) -> None:
+        pid, before = self.runtime.get_stats().pid, self.maps("self")
+        use = self.js("(array) => { array[0] = 1; }")
+        for _ in range(50):
+            use(shared(1_000_000))
+        gc.collect()
+        self.assertEqual(self.maps("self"), before)
+        for _ in range(100):
+            self.js("{ const a = []; for (let i = 0; i < 1e5; i++) a.push({ i }); 1 }")
+            if self.maps(pid) < 10:
+                break
+        self.assertLess(self.maps(pid), 10)
+
+    def test_a_buffer_that_the_guest_detaches_harms_nothing(self) -> None:
+        memory = shared(16)
+        f = self.js(
+            "(array) => { globalThis.old = array; globalThis.moved = array.buffer.transfer(); return old.length; }"
+        )
+        self.assertEqual(f(memory), 0)
+        memory[3] = 4
+        self.assertEqual(self.js("new Uint8Array(moved)[3]"), 4)
+        self.assertEqual(self.js("moved")[3], 4)
+        again = self.js("(array) => array.length")
+        with self.assertRaises(RuntimeError):
+            again(memory)
+        self.assertEqual(self.js("1 + 1"), 2)
+
+    def test_a_guest_that_patches_lists_sees_nothing_of_it(self) -> None:
+        self.js("""globalThis.seen = [];
+          for (const key of ["every", "map", "reduce", "forEach", "push", "slice"])
+            Array.prototype[key] = function (...args) { seen[seen.length] = args; return this; };
+          Array.prototype[Symbol.iterator] = function () { seen[seen.length] = this; throw 1; }; 1""")
+        memory = shared(24)
+        self.assertEqual(self.js("(a) => a.length")(memory), 24)
+        self.assertEqual(self.js("(a) => a.length")(memory.cast("i", (2, 3))), 6)
+        self.assertEqual(self.js("seen.length"), 0)
+
+    @skip_unless(HAS_NUMPY, "numpy", "arrays of NumPy")
+    def test_an_array_of_numpy_is_shared(self) -> None:
+        import numpy
+
+        array = numpy.frombuffer(shared(800), dtype="f8").reshape(10, 10)
+        array[1, 1] = 3
+        self.assertEqual(self.js("(a) => { a[12] = 4; return a[11]; }")(array), 3)
+        self.assertEqual(array[1, 2], 4)
+
+
+if __name__ == "__main__":
+    unittest.main()
