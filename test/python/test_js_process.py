@@ -561,6 +561,14 @@ class Machine(unittest.TestCase):
         start = "_process.start(Options(engine='v8'))"
         self.assertIn("22.21", self.refused(start, IPCCTL_JS_NODE=old, IPCCTL_JS_ENGINE=engine))
 
+    @skip_unless(shutil.which("cc") is not None, "C compiler", "a Bun that cannot be executed")
+    def test_a_bun_that_cannot_be_executed(self) -> None:
+        path = self.program("bun", "1.4.5")
+        with open(path, "r+b") as file:
+            file.truncate(64)
+        said = self.refused("_process.start(Options())", IPCCTL_JS_BUN=path)
+        self.assertIn(f"{path} cannot be executed", said)
+
     def test_a_machine_that_cannot_confine(self) -> None:
         """It says what is missing, and the ways out."""
         shim = self.refused("_process.start(Options(allow_read=('/nowhere',)))")

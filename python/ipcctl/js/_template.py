@@ -230,13 +230,16 @@ def require_version(engine: str, path: str) -> None:
 
 @cache
 def _version(path: str) -> tuple[int, ...]:
+    """:raises RuntimeError: if it cannot be executed"""
     try:
         said = subprocess.run(
             [path, "--version"], capture_output=True, text=True, timeout=_COMPILE_SECONDS, env={}, cwd="/"
         ).stdout
         return tuple(int(part) for part in said.strip().lstrip("v").split(".")[:3])
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+    except ValueError:
         return ()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"ipcctl.js: {path} cannot be executed: {error}") from error
 
 
 # ---- the specification ----
