@@ -27,7 +27,9 @@ export const TO_ENGINE = {
 
 /** The fields after the kind. */
 export const TO_ENGINE_FIELDS: Readonly<Record<keyof typeof TO_ENGINE, string>> = {
-  eval: "request, source, file name, milliseconds or null, whether its promise is awaited, whether PRINT is sent for it, whether it is TypeScript",
+  eval:
+    "request, source, file name, milliseconds or null, whether its promise is awaited, whether PRINT is sent for it, " +
+    "whether it is TypeScript",
   call: "request, number of a function, arguments, milliseconds or null, whether its promise is awaited",
   cancel: "request: nobody waits for it any more",
   read: "request, stream of the engine: RESULT has its next item, or END says that there is none",
@@ -41,7 +43,8 @@ export const TO_ENGINE_FIELDS: Readonly<Record<keyof typeof TO_ENGINE, string>> 
   forget: "number of a segment of Python that it has released",
   module: "request, specifier, milliseconds or null, whether its promise is awaited",
   define:
-    "0, name, source: a module; without a name `{resolver, loader, typescript}`: what Python has, each as two operations, for a thread that waits and for an event loop",
+    "0, name, source: a module; without a name `{resolver, loader, typescript}`: what Python has, each as two " +
+    "operations, for a thread that waits and for an event loop",
   report: "request: RESULT has what the engine knows of its memory",
   settings: "0, `{depth, bytes, console}`: limits of values, and whether PRINT is sent",
   operation: "number, whether it is async: `__host_op_sync__` and `__host_op_async__` may call it from now on",

@@ -213,7 +213,7 @@ export class Modules {
         throw new Failure(
           this.#error(
             "TypeError",
-            `Module resolver: ${shown(answer.value)} for ${shown(specifier)} is not an absolute URL, such as "app:/name.js"`,
+            `Module resolver: ${shown(answer.value)} is not an absolute URL, such as "app:/name.js"`,
           ),
         );
       }

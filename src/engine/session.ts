@@ -272,7 +272,8 @@ export class Session {
         const origin = this.#live.get(number);
         if (origin) origin.isCancelled = true;
         // Its code on the stack ends by what it calls next, or is interrupted; then it is answered.
-        if (!this.#running.includes(number) && this.#forget(number)) this.#fault(number, ENGINE_FAULT.interrupted, "cancelled");
+        if (!this.#running.includes(number) && this.#forget(number))
+          this.#fault(number, ENGINE_FAULT.interrupted, "cancelled");
         return;
       }
       case FROM.bind:

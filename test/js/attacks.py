@@ -477,8 +477,13 @@ def after_interrupt(js: Any) -> None:
     async def run() -> None:
         one = runtime(js)
         one.bind_function("slow", lambda: time.sleep(0.4))
-        for code in ("while (true) slow()", "(async () => { await later(1); for (;;) slow() })()", "while (true);",
-            "while (true) try { slow() } catch {}", "(async () => { await later(1); for (;;) try { slow() } catch {} })()"):
+        for code in (
+            "while (true) slow()",
+            "(async () => { await later(1); for (;;) slow() })()",
+            "while (true);",
+            "while (true) try { slow() } catch {}",
+            "(async () => { await later(1); for (;;) try { slow() } catch {} })()",
+        ):
             try:
                 await asyncio.wait_for(one.eval_async(code), 0.2)
                 raise AssertionError("nothing is raised")

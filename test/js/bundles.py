@@ -85,13 +85,15 @@ def one_module(js: Any) -> None:
         "node_modules/store/inner.js": "globalThis.runs = (globalThis.runs ?? 0) + 1",
         "node_modules/store/side.js": "export { held } from 'store'",
         "node_modules/user/package.json": '{"module": "./lib/index.mjs", "main": "./nothing.js"}',
-        "node_modules/user/lib/index.mjs": "import { held } from 'store'; held.push(1); import deep from 'deep'; export { deep }",
+        "node_modules/user/lib/index.mjs": "import { held } from 'store'; held.push(1);"
+        "import deep from 'deep'; export { deep }",
         "node_modules/user/node_modules/deep/package.json": '{"main": "index"}',
         "node_modules/user/node_modules/deep/index.js": "module.exports = 'nested'",
         "node_modules/deep/index.js": "exports.__esModule = true; exports.default = 'outer'; exports.name = 'n'",
     }
     source = "import { held } from 'store'; import { held as again } from 'store/side'; import { deep } from 'user'; "
-    source += "import outer, { name } from 'deep'; export const seen = [held, held === again, deep, outer, name, globalThis.runs]"
+    source += "import outer, { name } from 'deep';"
+    source += "export const seen = [held, held === again, deep, outer, name, globalThis.runs]"
     with folder(files) as root, js.Runtime(modules=root) as one:
         one.add_static_module("main", source)
         equal(one.eval_module("main")["seen"], [[1], True, "nested", "outer", "n", 1])
@@ -147,9 +149,10 @@ def exports(js: Any) -> None:
 def outside(js: Any) -> None:
     files = {
         "node_modules/text/index.js": "import x from '/etc/passwd' with { type: 'text' }; export { x }",
-        "node_modules/up/index.js": "import x from '../../../../../../../../etc/hostname' with { type: 'text' }; export { x }",
+        "node_modules/up/index.js": "import x from '../../../../../../etc/hostname' with { type: 'text' }; export { x }",
         "node_modules/link/index.js": "export * from './linked.js'",
-        "node_modules/macro/index.js": "import { readFileSync } from 'fs' with { type: 'macro' }; export const x = readFileSync('/etc/passwd', 'utf8')",
+        "node_modules/macro/index.js": "import { readFileSync } from 'fs' with { type: 'macro' };"
+        "export const x = readFileSync('/etc/passwd', 'utf8')",
     }
     with folder(files) as root, tempfile.TemporaryDirectory() as other:
         os.chmod(other, 0o755)
@@ -192,7 +195,8 @@ def bundled(js: Any) -> None:
 def places(js: Any) -> None:
     files = {
         "node_modules/thrower/package.json": '{"main": "main.js"}',
-        "node_modules/thrower/main.js": "const { deep } = require('./deep.js');\nexports.go = () => { const made = deep(); return made; };\n",
+        "node_modules/thrower/main.js": "const { deep } = require('./deep.js');\n"
+        "exports.go = () => { const made = deep(); return made; };\n",
         "node_modules/thrower/deep.js": "\n\nexports.deep = function deep() {\n  throw new Error('deep');\n};\n",
     }
     with folder(files) as root, js.Runtime(modules=root) as one:

@@ -72,7 +72,8 @@ def exports(js: Any) -> None:
 def cycles(js: Any) -> None:
     log = "globalThis.log = [...(globalThis.log ?? []), import.meta.url.at(-1)];"
     modules = {
-        "a": f"import {{ b }} from 'b'; import 'e'; {log} export const a = b + 1; export function early() {{ return 7 }}",
+        "a": f"import {{ b }} from 'b'; import 'e'; {log} export const a = b + 1;"
+        "export function early() { return 7 }",
         "b": f"import {{ early }} from 'a'; import 'c'; {log} export const b = early();",
         "c": f"import 'd'; import 'b'; {log}",
         "d": f"import 'c'; await 0; {log}",
@@ -164,7 +165,8 @@ def many(js: Any) -> None:
         equal(one.eval_module("all"), {"n": 8})
 
         async def work() -> list[Any]:
-            same = "Promise.all(Array.from({ length: 10000 }, () => import('m7'))).then((all) => all.every((it) => it === all[0]))"
+            same = "Promise.all(Array.from({ length: 10000 }, () => import('m7')))"
+            same += ".then((all) => all.every((it) => it === all[0]))"
             asked: list[str] = []
 
             async def loader(url: str) -> str:
@@ -353,7 +355,8 @@ def types(js: Any) -> None:
         "raw": b"\x00\xff",
         "add.wasm": bytes.fromhex(add),
         "main": "import data from 'data' with { type: 'json' }; import text from 'raw2' with { type: 'text' };"
-        "import raw from 'raw' with { type: 'bytes' }; export { data, raw, text }; export const ok = raw instanceof Uint8Array",
+        "import raw from 'raw' with { type: 'bytes' }; export { data, raw, text };"
+        "export const ok = raw instanceof Uint8Array",
         "raw2": "line",
         "wasm": "import bytes from 'add.wasm'; const { instance } = await WebAssembly.instantiate(bytes);"
         "export const sum = instance.exports.add(2, 3)",
@@ -363,7 +366,8 @@ def types(js: Any) -> None:
         equal(one.eval_module("main"), {"data": data, "ok": True, "raw": b"\x00\xff", "text": "line"})
         equal(one.eval_module("wasm"), {"sum": 5})
         one.set_module_loader(lambda url: bytes.fromhex(add))
-        code = "import('app:add', { with: { type: 'bytes' } }).then((it) => WebAssembly.instantiate(it.default)).then((it) => it.instance.exports.add(1, 1))"
+        code = "import('app:add', { with: { type: 'bytes' } }).then((it) => WebAssembly.instantiate(it.default))"
+        code += ".then((it) => it.instance.exports.add(1, 1))"
         equal(asyncio.run(_eval(one, code)), 2)
         for type, why in (("css", 'there are "json", "bytes" and "text"'), ("json", 'add.wasm" is not JSON')):
             refusal = _refusal(one, f"import('add.wasm', {{ with: {{ type: '{type}' }} }})")
@@ -419,7 +423,8 @@ export function fail(shape?: Shape): never {
 
 @case("what TypeScript calls a macro does not run", only_ours=True)
 def macros(js: Any) -> None:
-    source = "import { readFileSync } from 'node:fs' with { type: 'macro' }; export const x = readFileSync('/etc/passwd', 'utf8')"
+    source = "import { readFileSync } from 'node:fs' with { type: 'macro' };"
+    source += "export const x = readFileSync('/etc/passwd', 'utf8')"
     with runtime(js, {"m.ts": source, "n.ts": "namespace A { export const b = 1 }\n" + source}) as one:
         for name in ("m.ts", "n.ts"):
             fails(lambda: one.eval_module(name), js.JavaScriptError)
@@ -479,7 +484,8 @@ def specifiers(js: Any) -> None:
             expect(len(str(error)) < 1000, f"{len(str(error))} characters")
             one.bind_object("asked", {"name": name})
             for form in IMPORTS[:2]:
-                code = f"(() => {{ const {{ name }} = asked; return {form}.catch((error) => [probe(error), error.name]) }})()"
+                caught = f"{form}.catch((error) => [probe(error), error.name])"
+                code = f"(() => {{ const {{ name }} = asked; return {caught} }})()"
                 equal(asyncio.run(_eval(one, code)), ["undefined", "TypeError"], name[:40])
         equal(one.eval_module("main"), {"x": 1})
 
@@ -524,7 +530,8 @@ def patched(js: Any) -> None:
     const { apply, defineProperty } = Reflect;
     const look = (...all) => { for (const one of [0, 1, 2]) {
       const it = all[one];
-      if (it !== null && (typeof it === "object" || typeof it === "function") && probe(it) !== "undefined") leaks[leaks.length] = one;
+      const has = it !== null && (typeof it === "object" || typeof it === "function");
+      if (has && probe(it) !== "undefined") leaks[leaks.length] = one;
     } };
     globalThis.look = look;
     const then = Promise.prototype.then;
@@ -536,7 +543,10 @@ def patched(js: Any) -> None:
     for (const name of ["then", "namespace", "type", "url", "0", "length", "resolver", "specifier", "attributes"])
       defineProperty(Object.prototype, name, { __proto__: null, configurable: true,
         get() { look(this); return undefined; },
-        set(value) { look(this, value); defineProperty(this, name, { __proto__: null, value, writable: true, configurable: true }); } });
+        set(value) {
+          look(this, value);
+          defineProperty(this, name, { __proto__: null, value, writable: true, configurable: true });
+        } });
     JSON.parse = () => "patched";
     String.prototype.startsWith = String.prototype.replace = () => { leaks[leaks.length] = "text"; };
     for (const name of ["Error", "TypeError", "SyntaxError", "Promise", "Uint8Array", "Map", "Set"])

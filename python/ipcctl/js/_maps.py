@@ -17,7 +17,8 @@ from ._errors import JavaScriptError
 _COMMENT = re.compile(r"\n?//[#@] sourceMappingURL=data:application/json[^,\s]{0,50},([^\s]*)\s*\Z")
 _DIGITS = {char: at for at, char in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
 #: Bits of a digit, and the one that says that another digit follows.
-_BITS, _MORE = 5, 32
+_BITS = 5
+_MORE = 1 << _BITS
 _PLACE = re.compile(r"(.*?)([^\s()]+):(\d+):(\d+)(\)?)\Z")
 _OTHER_COMMENT = re.compile(r"\n//# (?:sourceMappingURL|debugId)=\S*\s*\Z")
 
@@ -127,7 +128,7 @@ class SourceMaps:
         return "{}{}:{}:{}{}".format(before, *found, after) if found else line
 
 
-_CAUSES_MAX = 16
+_CAUSES_MAX = 20
 
 
 def with_map(code: str, text: str, root: str) -> str:

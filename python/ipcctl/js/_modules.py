@@ -19,7 +19,10 @@ Resolver = Callable[[str, str], "str | None"]
 Source = str | bytes
 Loader = Callable[[str], "Source | Awaitable[Source]"]
 
-_ASYNC_LOADER = "An async module loader cannot be used with a synchronous evaluation (eval_module). Use eval_module_async() instead."
+_ASYNC_LOADER = (
+    "An async module loader cannot be used with a synchronous evaluation (eval_module). "
+    "Use eval_module_async() instead."
+)
 
 
 class Modules:
