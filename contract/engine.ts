@@ -23,6 +23,9 @@ export const TO_ENGINE = {
   settings: 17,
   operation: 18,
   bundle: 19,
+  heap: 20,
+  profile: 21,
+  debug: 22,
 } as const;
 
 /** The fields after the kind. */
@@ -51,6 +54,9 @@ export const TO_ENGINE_FIELDS: Readonly<Record<keyof typeof TO_ENGINE, string>> 
   bundle:
     "request, `{root, entry, source, isAlone, isScript, isMinified}`: RESULT has `{code, map, files}`, or `{error}`; " +
     "of an engine that runs no code of a guest",
+  heap: "request: RESULT has a picture of its memory, as bytes of a `.heapsnapshot`",
+  profile: "request, microseconds between two samples, or null: that is the end, and RESULT has a `.cpuprofile`",
+  debug: "0: debuggers speak on the socket that follows as a descriptor",
   abandon: "stream of the engine, whether it is cancelled even if it was not read: Python does not read it any more",
 };
 

@@ -85,14 +85,18 @@ const sdk: Bun.BuildConfig = { entrypoints: [join(ROOT, "src/index.ts")], format
 // gets an error when it connects.
 await build({ ...sdk, target: "node", external: ["bun:*"], naming: "ipcctl.js" });
 await build({ ...sdk, target: "node", naming: "ipcctl.node.js", plugins: [twins] });
-await build({
-  entrypoints: [join(ROOT, "src/engine/main.ts")],
-  format: "esm",
-  target: "node",
-  minify: true,
-  naming: "engine.node.js",
-  plugins: [twins],
-});
+for (const [path, name] of [
+  ["main.ts", "engine"],
+  ["debugger-node.ts", "debugger"],
+] as const)
+  await build({
+    entrypoints: [join(ROOT, "src/engine", path)],
+    format: "esm",
+    target: "node",
+    minify: true,
+    naming: `${name}.node.js`,
+    plugins: [twins],
+  });
 
 // What handlers of plugins are written against: their process has it in any case, and their tests import it.
 await build({ entrypoints: [join(ROOT, "src/host/plugin.ts")], format: "esm", target: "node", naming: "handler.js" });

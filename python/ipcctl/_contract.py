@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+7b90aad7"
+EDITION = "0.1.0+d10dac6c"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -246,6 +246,9 @@ TO_ENGINE_ABANDON = 16
 TO_ENGINE_SETTINGS = 17
 TO_ENGINE_OPERATION = 18
 TO_ENGINE_BUNDLE = 19
+TO_ENGINE_HEAP = 20
+TO_ENGINE_PROFILE = 21
+TO_ENGINE_DEBUG = 22
 
 # Messages of JavaScript.
 FROM_ENGINE_RESULT = 1

@@ -209,6 +209,11 @@ class Sharing:
         #: Called for each of them when its last user here releases it.
         self.on_forgotten: Callable[[], None] = lambda: None
 
+    def hand_over(self, descriptor: int) -> None:
+        """Ahead of a message that says what it is. :raises OSError:"""
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("@i", descriptor))
+        self._socket.sendmsg((bytes(4),), (rights,), socket.MSG_NOSIGNAL)
+
     def lend(self, segment: Segment) -> int | None:
         """Its number on this channel; None if it cannot be shared now and must be copied."""
         key = id(segment)

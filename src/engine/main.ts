@@ -2,7 +2,9 @@
 import type { OpenSegment } from "../plane/meet.ts";
 import { meet } from "../plane/meeting.ts";
 import { addBundling } from "./bundling.ts";
+import { receiveFd } from "../plane/system.ts";
 import { addModules } from "./modules.ts";
+import { Pictures } from "./pictures.ts";
 import { memory } from "./platform.ts";
 import { Realm } from "./realm.ts";
 import { Session } from "./session.ts";
@@ -11,6 +13,8 @@ import { addTimers } from "./timers.ts";
 
 process.on("uncaughtException", () => undefined); // of promises that nobody handles; what was asked is answered
 process.on("unhandledRejection", () => undefined);
+/** Of the packet that a socket for debuggers comes with. */
+const DEBUG_BYTES = 4;
 void begin();
 
 async function begin(): Promise<void> {
@@ -21,6 +25,7 @@ async function begin(): Promise<void> {
   const timers = addTimers(session);
   addModules(session);
   addBundling(session);
+  session.add(new Pictures(session, () => receiveFd(segment.descriptors, Buffer.alloc(DEBUG_BYTES))!));
   session.report = () => {
     const { total, used, external } = memory();
     const { timers: once, intervals } = timers.counts;

@@ -1,7 +1,10 @@
 /** What Node alone can do for the engine; see platform.ts. */
 import { stripTypeScriptTypes } from "node:module";
+import inspector from "node:inspector";
+import { join } from "node:path";
 import { types } from "node:util";
 import v8 from "node:v8";
+import { Worker } from "node:worker_threads";
 import type { PromiseState, Settle } from "./platform.ts";
 
 type Ticks = { readonly _tickCallback: () => void };
@@ -39,3 +42,22 @@ export function transpile(source: string): string {
 }
 
 process.on("SIGINT", () => undefined); // of a request that has ended meanwhile
+
+export function heapSnapshot(): Promise<Uint8Array> {
+  const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
+  const session = new inspector.Session();
+  session.connect();
+  const parts: string[] = [];
+  session.on("HeapProfiler.addHeapSnapshotChunk", ({ params }) => void parts.push(params.chunk));
+  session.post("HeapProfiler.takeHeapSnapshot", (error) => {
+    session.disconnect();
+    if (error) reject(error);
+    else resolve(Buffer.from(parts.join("")));
+  });
+  return promise;
+}
+
+/** In a thread of its own, which a guest that computes, or is stopped, does not keep from hearing them. */
+export function debug(socket: number): void {
+  new Worker(join(import.meta.dirname, "debugger.node.js"), { workerData: socket }).unref();
+}

@@ -31,3 +31,13 @@ export function memory(): { total: number; used: number; external: number } {
 export function transpile(source: string, loader: "ts" | "tsx" | "jsx" | "js"): string {
   return new Bun.Transpiler({ loader, target: "browser", macro: false as never }).transformSync(source);
 }
+
+/** A picture of the whole heap, as Chrome's DevTools load it. */
+export async function heapSnapshot(): Promise<Uint8Array> {
+  return new Uint8Array(Bun.generateHeapSnapshot("v8", "arraybuffer"));
+}
+
+/** Lets debuggers at this program that speak on a socket. */
+export function debug(_socket: number): void {
+  throw new Error("JavaScriptCore does not stop in code of a realm of its own; the engine v8 does");
+}

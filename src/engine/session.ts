@@ -451,6 +451,11 @@ export class Session {
     ]);
   }
 
+  /** Answers a request that makes no sense. */
+  refuse(number: number, message: string): void {
+    this.#fault(number, ENGINE_FAULT.refused, message);
+  }
+
   #fault(number: number, kind: number, message: string): void {
     this.tell([TO.error, number, { kind, message }]);
   }

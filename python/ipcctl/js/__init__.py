@@ -6,13 +6,11 @@ from ._config import InspectorConfig, RuntimeConfig
 from ._default import bind_function, bind_object, close_default_runtime, eval, eval_async, get_default_runtime
 from ._errors import BundleError, JavaScriptError, JsFrame, JsPermissionError, JsTimeout, RuntimeTerminated
 from ._packages import bundle
+from ._inspector import InspectorEndpoints
+from ._profile import Profile
 from ._runtime import JsFunction, Runtime, RuntimeStats
 from ._snapshot import SnapshotBuilder
 from ._streams import JsStream, PyStreamSource
-
-
-class InspectorEndpoints:
-    pass
 
 
 from ._types import JsUndefined, undefined
@@ -27,6 +25,7 @@ __all__ = [
     "JsTimeout",
     "JsUndefined",
     "JsStream",
+    "Profile",
     "PyStreamSource",
     "SnapshotBuilder",
     "InspectorEndpoints",

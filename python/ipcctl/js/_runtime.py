@@ -19,8 +19,10 @@ from .._contract import (
     TO_ENGINE_BIND,
     TO_ENGINE_CALL,
     TO_ENGINE_EVAL,
+    TO_ENGINE_HEAP,
     TO_ENGINE_MODULE,
     TO_ENGINE_OPERATION,
+    TO_ENGINE_PROFILE,
     TO_ENGINE_REPORT,
     TO_ENGINE_SETTINGS,
     VALUE_DEPTH,
@@ -30,9 +32,11 @@ from .._types import Tagged, undefined
 from .._contract import REFERENCE_OPERATION
 from ._config import RuntimeConfig, Seconds, seconds_of
 from ._errors import JsPermissionError, JsTimeout, RuntimeTerminated
+from ._inspector import Inspector, InspectorEndpoints
 from ._launch import take
 from ._modules import Loader, Modules, Resolver, Source
 from ._packages import Packages
+from ._profile import Profile
 from ._session import Operation, Request, Session
 from ._snapshot import Snapshot
 from ._streams import Done, PyStreamSource, Streams
@@ -144,7 +148,13 @@ class Runtime:
         self._own_loop: _Loop | None = None
         self._async_ops = 0
         self._next_operation = 1 << 32
-        self._guest: Guest = take(config)
+        self._inspector = None if config.inspector is None else Inspector(config.inspector)
+        try:
+            self._guest: Guest = take(config)
+        except BaseException:
+            if self._inspector is not None:
+                self._inspector.close()
+            raise
         try:
             self._session = Session(self._guest, self._printed)
             session = self._session
@@ -157,6 +167,8 @@ class Runtime:
             self._modules = Modules(session, self._operation, packages, config.typescript)
             self._setup(config)
         except BaseException:
+            if self._inspector is not None:
+                self._inspector.close()
             self._guest.dispose()
             raise
         _open.add(self)
@@ -167,6 +179,8 @@ class Runtime:
         if self._console or (limits.depth, limits.size) != (VALUE_DEPTH, VALUE_SIZE):
             told = {"depth": limits.depth, "bytes": limits.size, "console": self._console}
             session.send([TO_ENGINE_SETTINGS, 0, told])
+        if self._inspector is not None:
+            self._inspector.attach(session, self._guest)
         if config.snapshot is not None:
             Snapshot(config.snapshot).replay(self)
         if config.bootstrap is not None:
@@ -320,6 +334,9 @@ class Runtime:
                 pass  # the loop is closed: nobody waits any more
 
         def late() -> None:
+            if session.is_debugged is not None and session.is_debugged():
+                timers[0] = loop.call_later(_LATE_SECONDS, late)
+                return
             # JavaScript that waits for a promise answers at once.
             timers.append(loop.call_later(_LATE_SECONDS, give_up))
             session.cancel(request)
@@ -603,6 +620,33 @@ class Runtime:
             engine=str(self._guest.hello.get("engine", "")),
         )
 
+    def heap_snapshot(self) -> bytes:
+        """What its memory holds, as a ``.heapsnapshot``, which the memory panel of Chrome's DevTools loads.
+
+        :raises RuntimeError: if it was closed
+        """
+        session = self._usable()
+        picture: bytes = session.wait(session.begin("eval", [TO_ENGINE_HEAP, 0]), None, None)
+        return picture
+
+    def profile(self, *, interval: Seconds = 0.001) -> Profile:
+        """Where the time of JavaScript goes: ``with runtime.profile() as profile: …``, then ``profile.save(path)``.
+
+        :param interval: seconds between two looks
+        """
+
+        def ask(microseconds: int | None) -> Any:
+            session = self._usable()
+            return session.wait(session.begin("eval", [TO_ENGINE_PROFILE, 0, microseconds]), None, None)
+
+        seconds = seconds_of(interval)
+        assert seconds is not None
+        return Profile(ask, max(1, round(seconds * 1e6)))
+
+    def inspector_endpoints(self) -> InspectorEndpoints | None:
+        """Where a debugger finds it. None without an inspector."""
+        return None if self._inspector is None else self._inspector.endpoints
+
     def _debug_tracked_function_count(self) -> int:
         return 0 if self.is_closed() else len(self._functions)
 
@@ -626,6 +670,8 @@ class Runtime:
         _open.discard(self)
         self._session.finish(None, error)
         self._functions.clear()
+        if self._inspector is not None:
+            self._inspector.close()
         self._guest.dispose()
         own_loop, self._own_loop = self._own_loop, None
         if own_loop is not None:
@@ -709,6 +755,9 @@ _here = _Here()
 
 def _forked() -> None:
     _here.pid = os.getpid()
+    for runtime in list(_open):
+        if runtime._inspector is not None:
+            runtime._inspector.forsake()
 
 
 os.register_at_fork(after_in_child=_forked)

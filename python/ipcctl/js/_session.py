@@ -36,8 +36,11 @@ from .._contract import (
     MESSAGE_BYTES_MAX,
     REFERENCE_ENGINE_STREAM,
     REFERENCE_FUNCTION,
+    TO_ENGINE_CALL,
     TO_ENGINE_CANCEL,
+    TO_ENGINE_EVAL,
     TO_ENGINE_FORGET,
+    TO_ENGINE_MODULE,
     TO_ENGINE_RELEASE,
     TO_ENGINE_RETURN,
     TO_ENGINE_THROW,
@@ -66,6 +69,10 @@ _LATE_SECONDS = 0.05
 _TEXT_CHARS = 10_000
 #: Values that are sent as they are.
 _SCALARS = frozenset((bool, int, float))
+
+
+#: What runs code, and where its messages have the time that it may take.
+_TIME_PLACES = {TO_ENGINE_EVAL: 4, TO_ENGINE_CALL: 4, TO_ENGINE_MODULE: 3}
 
 
 class Process(Protocol):
@@ -162,6 +169,11 @@ class Session:
         self.on_end: Callable[[], None] = lambda: None
         self._background: threading.Thread | None = None
         self._waiting = 0
+        #: Whether a debugger takes its time; None for a runtime that has no inspector.
+        self.is_debugged: Callable[[], bool] | None = None
+        self.interrupt: Callable[[], None] = process.interrupt
+        self._holding = threading.Lock()
+        self._held: list[list[Any]] | None = None
         #: Its memory is looked at while something is asked of it.
         self._is_watched = process.options.max_memory is not None
 
@@ -197,7 +209,8 @@ class Session:
             request.notify = notify
             request.context = contextvars.copy_context()
         try:
-            self.send(message)
+            if self.is_debugged is None or not self._hold(message):
+                self.send(message)
         except BaseException:
             self.requests.pop(number, None)
             request.finish(None, None)
@@ -257,6 +270,41 @@ class Session:
         """Memory of this side is not used here any more."""
         self.say_later([TO_ENGINE_FORGET, self._end.sharing.forgotten.popleft()])
 
+    # ---- debuggers ----
+
+    def hold(self) -> None:
+        """What runs code waits for :meth:`let_go`."""
+        self._held = []
+
+    def _hold(self, message: list[Any]) -> bool:
+        place = _TIME_PLACES.get(message[0])
+        if place is None:
+            return False
+        message[place] = None  # a clock in the engine would go on while code is stopped
+        with self._holding:
+            if self._held is None:
+                return False
+            self._held.append(message)
+            return True
+
+    def let_go(self) -> None:
+        """In the order in which it was asked."""
+        with self._holding:
+            held, self._held = self._held or [], None
+            for message in held:
+                self.send_quietly(message)
+
+    def _is_held(self, request: Request) -> bool:
+        """It waited, and is forgotten now."""
+        with self._holding:
+            found = next((one for one in self._held or () if one[1] == request.number), None)
+            if found is None or self._held is None:
+                return False
+            self._held.remove(found)
+        self.requests.pop(request.number, None)
+        request.finish(None, RuntimeError("Evaluation was interrupted"))
+        return True
+
     # ---- waiting ----
 
     def wait(self, request: Request, deadline: float | None, timeout: float | None) -> Any:
@@ -266,6 +314,10 @@ class Session:
         """
         try:
             self._serve(request, None if deadline is None else deadline + _LATE_SECONDS)
+            while (
+                self.is_debugged is not None and self.is_debugged() and not request.is_done and not request.is_pending
+            ):
+                self._serve(request, time.monotonic() + _LATE_SECONDS)
             if not request.is_done and not request.is_pending:
                 self._stop(request)
                 request.error = JsTimeout(f"Evaluation timed out after {timeout:g} s")
@@ -321,11 +373,11 @@ class Session:
 
     def _stop(self, request: Request) -> None:
         """Ends what a request does, and waits until it has; a process that does not end it is killed."""
-        if request.is_done or self.ended is not None:
+        if request.is_done or self.ended is not None or self._is_held(request):
             return
         request.is_stopped = True
         self.send_quietly([TO_ENGINE_CANCEL, request.number])
-        self.process.interrupt()
+        self.interrupt()
         until = time.monotonic() + _GRACE_SECONDS
         request.inbox = None
         while not request.is_done and self.ended is None:
@@ -341,7 +393,7 @@ class Session:
 
     def cancel(self, request: Request) -> None:
         """Nobody waits for an async request any more. What it does is ended: code that computes by an interrupt."""
-        if request.is_done or self.ended is not None:
+        if request.is_done or self.ended is not None or self._is_held(request):
             return
         request.is_stopped = True
         self.send_quietly([TO_ENGINE_CANCEL, request.number])
@@ -351,7 +403,7 @@ class Session:
 
     def _see_to_it(self, request: Request) -> None:
         """JavaScript that only waits has taken note at once; what computes must be interrupted."""
-        for seconds, act in ((_LATE_SECONDS, self.process.interrupt), (_GRACE_SECONDS, None)):
+        for seconds, act in ((_LATE_SECONDS, self.interrupt), (_GRACE_SECONDS, None)):
             until = time.monotonic() + seconds
             with self._changed:
                 while not request.is_done and self.ended is None and (left := until - time.monotonic()) > 0:
