@@ -16,7 +16,10 @@ type Frame = { readonly location: { readonly scriptId: string } };
 
 const HEAD_BYTES = 8;
 const OURS = /^ipcctl:/;
-const STARTS = "beforeScriptExecution";
+/** Where stepping does not stop: Node, and the engine. */
+const OTHERS = ["^node:", "engine\\.node\\.js$", "^ipcctl:"];
+/** Steps to the next statement of the guest; more are taken for none. */
+const STEPS_MAX = 1000;
 /** Those that mean the realm of the engine if they name none. */
 const OF_A_CONTEXT = new Set(["Runtime.evaluate", "Runtime.compileScript", "Runtime.globalLexicalScopeNames"]);
 
@@ -39,7 +42,8 @@ class Attached {
   readonly #number: number;
   readonly #session = new inspector.Session();
   readonly #scripts = new Set<string>();
-  #startsAt: string | undefined;
+  /** Steps that are left to the next statement of the guest, where it is to stop. */
+  #steps = 0;
   isPaused = false;
 
   constructor(number: number) {
@@ -61,11 +65,18 @@ class Attached {
       params[key] ??= guest;
     }
     if (method === "Runtime.runIfWaitingForDebugger") {
-      if (isStopping) this.#stopAtStart(() => send(0, '{"released":true}'));
-      else send(0, '{"released":true}');
+      if (isStopping) {
+        this.#post("Debugger.enable");
+        this.#post("Debugger.setBlackboxPatterns", { patterns: OTHERS });
+        this.#steps = STEPS_MAX;
+        this.#post("Debugger.pause");
+      }
+      this.#post("Runtime.getIsolateId", {}, () => send(0, '{"released":true}')); // after all of that
       isStopping = false;
     }
-    if (method === "Debugger.resume") this.isPaused = false;
+    if (method === "Debugger.pause") this.#steps = STEPS_MAX;
+    if (method === "Debugger.enable") this.#post("Debugger.setBlackboxPatterns", { patterns: OTHERS });
+    if (method === "Debugger.setBlackboxPatterns" && Array.isArray(params.patterns)) params.patterns.push(...OTHERS);
     this.#post(method, params, (error, result) => {
       if (id === undefined) return;
       const code = /^Inspector error (-?\d+): /.exec(error?.message ?? "");
@@ -84,15 +95,6 @@ class Attached {
 
   #tell(message: object): void {
     send(this.#number, JSON.stringify(message));
-  }
-
-  /** In the next script of the guest, before its first statement. */
-  #stopAtStart(then: () => void): void {
-    this.#post("Debugger.enable");
-    this.#post("Debugger.setInstrumentationBreakpoint", { instrumentation: STARTS }, (_, result) => {
-      this.#startsAt = (result as { breakpointId?: string } | undefined)?.breakpointId;
-      then();
-    });
   }
 
   #onNotification({ method, params = {} }: Message): void {
@@ -125,18 +127,13 @@ class Attached {
   #onPaused(params: Record<string, unknown>): boolean {
     const frames = params.callFrames as Frame[];
     const isGuests = this.#scripts.has(frames[0]?.location.scriptId ?? "");
-    if (params.reason === "instrumentation" && isGuests && this.#startsAt !== undefined) {
-      this.#post("Debugger.removeBreakpoint", { breakpointId: this.#startsAt });
-      this.#startsAt = undefined;
-      params.reason = "Break on start";
-    }
     if (isGuests) {
+      this.#steps = 0;
       this.isPaused = true;
       params.callFrames = frames.filter(({ location }) => this.#scripts.has(location.scriptId));
       return true;
     }
-    if (params.reason === "other" && this.#startsAt === undefined) this.#stopAtStart(() => this.#post("Debugger.resume"));
-    else this.#post("Debugger.resume");
+    this.#post(this.#steps-- > 0 ? "Debugger.stepInto" : "Debugger.resume");
     return false;
   }
 }
