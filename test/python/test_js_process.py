@@ -23,7 +23,7 @@ import support
 from ipcctl import _contract, connect
 from ipcctl._backend import BrokenChannel
 from ipcctl._client import socket_path
-from ipcctl.js import _pool, _process, _template
+from ipcctl.js import Runtime, RuntimeConfig, _pool, _process, _template
 from ipcctl.js._process import Guest
 from ipcctl.js._template import Options
 from needs import skip_unless
@@ -121,7 +121,10 @@ class Open(unittest.TestCase):
         self.assertFalse(free.is_confined)
         self.assertEqual(ask(free, read), "kept")
         self.assertIsNone(ask(free, "process.env.JS_TEST_SECRET"))
-        shown = self.start(allow_read=(secret,))
+        before = os.getcwd()
+        os.chdir(home.name)
+        self.addCleanup(os.chdir, before)
+        shown = self.start(allow_read=(os.path.basename(secret),))
         self.assertEqual(ask(shown, read), "kept")
         self.assertNotEqual(
             ask(shown, f"process.getBuiltinModule('fs').writeFileSync({json.dumps(secret)}, 'x')"), None
@@ -354,21 +357,26 @@ class Kept(unittest.TestCase):
         self.addCleanup(guest.dispose)
         return guest
 
-    def runtimes(self) -> list[Any]:
-        """Those that were killed are remembered for a while."""
-        return [one for one in self.client.status() if one["kind"] == "runtime" and one["pid"] is not None]
+    def shown(self, pid: int) -> Any:
+        """As status shows it, while it runs."""
+        return next((one for one in self.client.status() if one["kind"] == "runtime" and one["pid"] == pid), None)
 
     def test_status_shows_it_and_it_is_as_any_other(self) -> None:
         for confine in (True, False):
             with self.subTest(confine=confine):
                 guest = self.start(confine=confine)
                 self.assertEqual(ask(guest, "6 * 7"), 42)
-                (shown,) = self.runtimes()
-                self.assertEqual((shown["pid"], shown["life"]), (guest.pid, "ephemeral"))
+                shown = self.shown(guest.pid)
+                self.assertEqual(shown["life"], "ephemeral")
                 guest.kill()
                 self.assertRegex(guest.how_it_ended(DEADLINE) or "", "killed by signal (9|15)$")
                 guest.dispose()
                 until(lambda: shown["name"] not in self.client.list(), "it is not known any more")
+
+    def test_by_the_public_api(self) -> None:
+        with Runtime(RuntimeConfig(daemon=True)) as runtime:
+            self.assertEqual(runtime.eval("6 * 7"), 42)
+            self.assertIsNotNone(self.shown(runtime.get_stats().pid))
 
     def test_its_limits(self) -> None:
         guest = self.start(max_memory=32 * MIB)
@@ -387,7 +395,7 @@ class Kept(unittest.TestCase):
             done = run(f"guest = _pool.take(Options(by_daemon=True))\nprint(guest.pid, flush=True)\n{end}")
             self.assertEqual(done.stderr, "")
             pid = int(done.stdout)
-            until(lambda: is_gone(pid) and not self.runtimes(), "it ends with its program")
+            until(lambda: is_gone(pid) and self.shown(pid) is None, "it ends with its program")
 
     def test_a_forked_child(self) -> None:
         guest = self.start()
@@ -413,7 +421,7 @@ def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     prelude = f"""
         import os, signal, sys, threading, time
         sys.path[:0] = [{support.PACKAGES!r}, {os.path.dirname(os.path.abspath(__file__))!r}]
-        from ipcctl.js import _pool, _process, _template
+        from ipcctl.js import Runtime, RuntimeConfig, _pool, _process, _template
         from ipcctl.js._template import Options
         import ipcctl.js
     """

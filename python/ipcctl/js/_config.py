@@ -107,6 +107,7 @@ class RuntimeConfig:
         allow_read: Iterable[str] = (),
         max_memory: int | None = None,
         max_cpu: float | None = None,
+        daemon: bool = False,
         typescript: bool = False,
         modules: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -122,6 +123,7 @@ class RuntimeConfig:
         :param allow_read: files and folders that it may read
         :param max_memory: bytes of its whole process
         :param max_cpu: seconds of processor time of its whole life
+        :param daemon: it is a worker of the daemon, which has to run, and ``ipcctl status --all`` shows it
         :param typescript: all code is TypeScript, unless the name of a module says otherwise; types are not checked
         :param modules: a folder with ``node_modules``, whose packages can be imported
         """
@@ -154,6 +156,7 @@ class RuntimeConfig:
         self.allow_net, self.allow_read = tuple(allow_net), tuple(allow_read)
         self.max_memory = None if max_memory is None else _positive("max_memory", max_memory)
         self.max_cpu = max_cpu
+        self.daemon = daemon
         self.typescript = typescript
         self.modules = None if modules is None else os.fspath(modules)
 

@@ -11,7 +11,16 @@ from .._client import Ipcctl, socket_path
 from .._end import End, Ownership
 from .._types import IpcError
 from ._process import END_SECONDS, Engine
-from ._template import Options, environment_of, find_program, flags_of, installation, policy_of, require_version
+from ._template import (
+    Options,
+    environment_of,
+    find_program,
+    flags_of,
+    installation,
+    policy_of,
+    readable,
+    require_version,
+)
 
 _CLAIM_SECONDS = 10.0
 _LINES = 8
@@ -71,7 +80,7 @@ class Kept(Engine):
 
 
 def _definition(options: Options, program: str) -> dict[str, Any]:
-    allow = {"net": list(options.allow_net), "read": [os.path.abspath(path) for path in options.allow_read]}
+    allow = {"net": list(options.allow_net), "read": readable(options)}
     granted = {kind: some for kind, some in allow.items() if some}
     return {
         "name": "runtime",

@@ -22,6 +22,7 @@ def options_of(config: RuntimeConfig) -> Options:
         allow_read=config.allow_read,
         max_memory=min(limits) if limits else None,
         max_cpu=config.max_cpu,
+        by_daemon=config.daemon,
     )
 
 

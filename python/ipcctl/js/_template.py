@@ -363,6 +363,11 @@ def policy_of(options: Options, has_limits: bool = False) -> str:
     )
 
 
+def readable(options: Options) -> list[str]:
+    """What it grants, wherever the program is by now."""
+    return [os.path.abspath(path) for path in options.allow_read]
+
+
 def _shown(options: Options) -> list[str]:
     """What the program itself reads. Node needs the addon by which it reaches shared memory, and what leads to it."""
     here = installation()
@@ -386,7 +391,7 @@ def _template(options: Options) -> dict[str, Any]:
     """:raises RuntimeError:"""
     program = find_program(options.engine)
     own = installation().program(options.engine)
-    words = (policy_of(options), *options.allow_net, "", *options.allow_read, "", program, own)
+    words = (policy_of(options), *options.allow_net, "", *readable(options), "", program, own)
     template = _templates.get(words)
     if template is not None and _is_current(template):
         return template
@@ -525,7 +530,7 @@ def _compiled(options: Options, program: str) -> dict[str, Any]:
     ]
     if options.allow_net:
         words.append(f"--allow-net={','.join(options.allow_net)}")
-    words += (f"--allow-read={path}" for path in options.allow_read)
+    words += (f"--allow-read={path}" for path in readable(options))
     try:
         said = subprocess.run(
             words, capture_output=True, text=True, timeout=_COMPILE_SECONDS, env=_compiler_environment()
