@@ -256,12 +256,18 @@ class End:
     def _why(self) -> str:
         if not self.is_open:
             return "the channel was closed"
+        return self.reason() or "the worker is gone"
+
+    def reason(self) -> str | None:
+        """Why the other side has ended an open channel, if it has left word."""
+        if not self.is_open:
+            return None
         (why,) = struct.unpack_from("<I", self._map, _contract.SEGMENT_ENDED)
         return {
             _contract.ENDED_UNREAD: "the worker gave this channel up, since what it sent was not read",
             _contract.ENDED_BROKEN: "the worker could not read a message, and closed the channel",
             _contract.ENDED_FAULT: "the worker ended this channel after a fault of its own, which its log shows",
-        }.get(why, "the worker is gone")
+        }.get(why)
 
     # ---- interrupts ----
 

@@ -161,7 +161,7 @@ export class Channel implements Disposable {
     if (!this.#isOpen) throw new BrokenChannel("the channel is closed");
     if (this.#outboxBytes > OUTBOX_BYTES_MAX) {
       const error = new BrokenChannel(`the worker left more than ${OUTBOX_BYTES_MAX} bytes unread`);
-      this.#end(error);
+      this.#end(error, ENDED.unread);
       throw error;
     }
     this.#tx.tellCore(core());
@@ -424,12 +424,12 @@ export class Channel implements Disposable {
     }
   }
 
-  #end(error: Error): void {
+  #end(error: Error, told?: number): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;
     this.#interrupts?.leave();
     this.#wanted?.end(
-      error instanceof PeerGone ? ENDED.closed : error instanceof BrokenChannel ? ENDED.broken : ENDED.fault,
+      told ?? (error instanceof PeerGone ? ENDED.closed : error instanceof BrokenChannel ? ENDED.broken : ENDED.fault),
     );
     if (this.#socket) this.#socket.terminate();
     if (this.#segment.life !== undefined) closeFd(this.#segment.life);

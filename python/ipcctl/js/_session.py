@@ -611,7 +611,7 @@ class Session:
             if self.ended is not None:
                 return
             if error is None:
-                how = self.why or why or self.process.how_it_ended(1.0) or "its process has ended"
+                how = self.why or why or self._end.reason() or self.process.how_it_ended(1.0) or "its process has ended"
                 error = RuntimeTerminated(f"Runtime terminated: {how}")
             self.ended = error
             self._changed.notify_all()
