@@ -93,7 +93,7 @@ class JsFunction:
     def __init__(self, runtime: Runtime, number: int, name: str) -> None:
         self._runtime, self._number, self._name = runtime, number, name
         self._is_closed = False
-        self._finalizer = weakref.finalize(self, runtime._release, number)
+        self._finalizer = weakref.finalize(self, runtime._session.released.append, number)
         self._finalizer.atexit = False
 
     def __call__(self, *args: Any, timeout: Seconds | None = None) -> Any:
@@ -350,6 +350,8 @@ class Runtime:
                 session.cancel(request)
 
         timers = [] if seconds is None else [loop.call_later(seconds, late)]
+        if id(loop) not in self._loops:
+            self._loops = {key: one for key, one in self._loops.items() if not one.is_closed()}
         self._loops[id(loop)] = loop
         try:
             request = session.begin(kind, message, told, console)
@@ -385,9 +387,6 @@ class Runtime:
             self._functions.add(function)
             return function
         return self._streams.revive(parts[2])
-
-    def _release(self, number: int) -> None:
-        self._session.release(number)
 
     def _number_of(self, value: Any) -> int | None:
         if type(value) is not JsFunction:

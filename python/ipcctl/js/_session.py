@@ -164,7 +164,7 @@ class Session:
         self._reading = threading.Lock()
         self._changed = threading.Condition(threading.Lock())
         #: Functions, by number, and whole messages that are sent with the next one.
-        self._released: deque[int | list[Any]] = deque()
+        self.released: deque[int | list[Any]] = deque()
         #: Called once it has ended.
         self.on_end: Callable[[], None] = lambda: None
         self._background: threading.Thread | None = None
@@ -224,10 +224,10 @@ class Session:
         if self.ended is not None:
             raise self.ended_error()
         try:
-            if self._released:
+            if self.released:
                 numbers = []
-                while self._released:
-                    one = self._released.popleft()
+                while self.released:
+                    one = self.released.popleft()
                     if isinstance(one, list):
                         self._put(one)
                     else:
@@ -250,15 +250,9 @@ class Session:
         except RuntimeError:
             pass  # whoever waits notices it
 
-    def release(self, number: int) -> None:
-        """JavaScript need not keep this function. From anywhere, also from a finalizer: it is told with what is sent
-        next.
-        """
-        self._released.append(number)
-
     def say_later(self, message: list[Any]) -> None:
-        """Sends it soon. From anywhere, as :meth:`release`."""
-        self._released.append(message)
+        """Sends it soon. From anywhere, also from a finalizer."""
+        self.released.append(message)
         if self._background is not None:
             self._end.wake()
 
@@ -428,7 +422,7 @@ class Session:
 
     def _read_on(self) -> None:
         while self.ended is None:
-            if self._released:
+            if self.released:
                 self.send_quietly([TO_ENGINE_RELEASE, 0, []])
             with self._changed:
                 while self._waiting and self.ended is None:

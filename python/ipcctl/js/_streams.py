@@ -45,6 +45,12 @@ class Done:
         yield
 
 
+def _let_go(streams: weakref.ref[Streams], number: int) -> None:
+    found = streams()
+    if found is not None:
+        found.let_go(number)
+
+
 class JsStream:
     """A ReadableStream of JavaScript, as an iterator and as an async iterator.
 
@@ -60,7 +66,7 @@ class JsStream:
         self._lock = threading.Lock()
         #: What came for a reader that did not wait for it any more.
         self._held: deque[Any] = deque()
-        self._finalizer = weakref.finalize(self, streams.let_go, number)
+        self._finalizer = weakref.finalize(self, _let_go, weakref.ref(streams), number)
         self._finalizer.atexit = False
 
     def __aiter__(self) -> JsStream:
