@@ -61,6 +61,8 @@ const TAGS: Readonly<Record<string, number>> = {
 /** What values count towards the limit on their bytes. */
 const COST = { null: 4, boolean: 5, integer: 20, double: 24, date: 16, reference: 8, set: 24, hole: 1 };
 const I64 = 2 ** 63;
+const FIRST_MS = Date.parse("0001-01-01T00:00:00Z");
+const LAST_MS = Date.UTC(9999, 11, 31, 23, 59, 59, 999);
 
 export class GuestWriter {
   readonly #out = new Writer();
@@ -69,6 +71,8 @@ export class GuestWriter {
   readonly #open: object[] = [];
   #limits: Limits = { depth: 0, bytes: 0 };
   #cost = 0;
+  /** How many members of sets and keys of maps what is written lies in: Python must be able to hash them. */
+  #keys = 0;
   /** It is in the middle of a message, in which code of the guest may run. */
   isBusy = false;
 
@@ -114,6 +118,7 @@ export class GuestWriter {
     this.isBusy = true;
     this.#limits = limits;
     this.#cost = 0;
+    this.#keys = 0;
     this.#open.length = 0;
     this.#out.begin(Number.MAX_SAFE_INTEGER);
     this.#out.head(4, head.length + more);
@@ -215,6 +220,7 @@ export class GuestWriter {
   }
 
   #record(value: object, depth: number): void {
+    if (this.#keys > 0) throw unhashable("an object");
     this.#enter(value);
     const keys: string[] = [];
     for (const key of ownKeys(value))
@@ -244,11 +250,14 @@ export class GuestWriter {
     this.#out.head(4, count);
     const items: unknown[] = [];
     Set.prototype.forEach.call(value, (item) => void items.push(item));
+    this.#keys++;
     for (const item of items) this.#value(item, depth + 1, undefined);
+    this.#keys--;
     this.#open.pop();
   }
 
   #map(value: Map<unknown, unknown>, depth: number): void {
+    if (this.#keys > 0) throw unhashable("a Map");
     this.#enter(value);
     const count = apply(mapSize, value, []) as number;
     const entries: [unknown, unknown][] = [];
@@ -256,7 +265,9 @@ export class GuestWriter {
     if (!entries.every(([key]) => typeof key === "string")) this.#out.head(6, 259);
     this.#out.head(5, count);
     for (const [key, item] of entries) {
+      this.#keys++;
       this.#value(key, depth + 1, undefined);
+      this.#keys--;
       this.#value(item, depth + 1, undefined);
     }
     this.#open.pop();
@@ -265,7 +276,8 @@ export class GuestWriter {
   #date(value: Date): void {
     this.#pay(COST.date);
     const ms = Date.prototype.getTime.call(value);
-    if (Number.isNaN(ms)) throw new ValueFault("Date value out of range");
+    if (!(ms >= FIRST_MS && ms <= LAST_MS))
+      throw new ValueFault("Date value out of range: Python has those of the years 1 to 9999");
     this.#out.head(6, 1);
     this.#out.double(ms / 1000);
   }
@@ -280,6 +292,7 @@ export class GuestWriter {
   #memory(bytes: Uint8Array, tag?: number): void {
     const form = this.#references.share(tag === undefined ? bytes : viewOf(tag, bytes));
     if (form) return this.#shared(form);
+    if (tag !== undefined && this.#keys > 0) throw unhashable("an array of numbers");
     if (tag !== undefined) this.#out.head(6, tag);
     this.#pay(bytes.length);
     this.#out.raw(bytes);
@@ -307,6 +320,10 @@ type ViewType = {
   new (buffer: ArrayBufferLike, offset: number, length: number): TypedArray;
   readonly BYTES_PER_ELEMENT: number;
 };
+
+function unhashable(what: string): ValueFault {
+  return new ValueFault(`${what} as a member of a Set, or as a key of a Map: Python cannot hash it`);
+}
 
 /** Reads what a property holds, and runs nothing for it. */
 export function dataProperty(of: object, name: PropertyKey): unknown {

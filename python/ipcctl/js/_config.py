@@ -116,6 +116,7 @@ class RuntimeConfig:
         :param timeout: seconds for each evaluation and call that names none
         :param enable_console: what the console is told is printed
         :param snapshot: what :meth:`SnapshotBuilder.build` gave
+        :param max_serialization_depth: levels of a value that crosses; more than 120 is 120
         :param permissions: those that bound functions may ask for; None: all
         :param engine: ``"v8"`` is Node, which ``inspector`` needs
         :param confine: ``"auto"``: in a sandbox, or an error where there can be none; False: without one

@@ -25,6 +25,7 @@ from .._contract import (
     TO_ENGINE_PROFILE,
     TO_ENGINE_REPORT,
     TO_ENGINE_SETTINGS,
+    VALUE_DEPTH_MAX,
     VALUE_DEPTH,
     VALUE_SIZE,
 )
@@ -133,7 +134,8 @@ class Runtime:
         config = RuntimeConfig(**settings) if config is None else config
         config.check()
         self._timeout = config.timeout
-        self._limits = Limits(config.max_serialization_depth, config.max_serialization_bytes)
+        # What carries them takes a few levels itself.
+        self._limits = Limits(min(config.max_serialization_depth, VALUE_DEPTH_MAX - 8), config.max_serialization_bytes)
         self._console = config.enable_console
         self._language: Language = "ts" if config.typescript else "js"
         self._permissions = config.permissions

@@ -119,7 +119,7 @@ class Lowering:
                 raise TypeError(
                     f"a dict with the key {key!r} has no counterpart in JavaScript; its keys must be strings"
                 )
-            self._pay(len(key) + _COST_ITEM)
+            self._pay((len(key) if key.isascii() else _bytes_of(key)) + _COST_ITEM)
             made[str(key)] = self.value(one, depth + 1, key)
         self._open.discard(identity)
         return made

@@ -1,0 +1,4 @@
+/** Values both ways, on all paths between Python and JavaScript. */
+import { testCases } from "./cases.ts";
+
+testCases("conversions.py");
