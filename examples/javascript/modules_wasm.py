@@ -1,10 +1,10 @@
 """Modules that Python defines, resolves and loads, and WebAssembly. Prints:
 
-    defined: 42
-    loaded: greet:/en/hello says hello, by way of greet:/en/words
-    import() in a script: 42
-    WebAssembly: 40 + 2 = 42
-    a module of WebAssembly: 49
+defined: 42
+loaded: greet:/en/hello says hello, by way of greet:/en/words
+import() in a script: 42
+WebAssembly: 40 + 2 = 42
+a module of WebAssembly: 49
 """
 
 from __future__ import annotations

@@ -78,7 +78,10 @@ async def main() -> None:
     print(f"tax: {found['tax']:.1f}")
     print(f"shipping: {found['shipping']}")
     print(f"bill: {found['bill']}")
-    print("tax and shipping ran at once:", spans["tax"][0] < spans["shipping"][1] and spans["shipping"][0] < spans["tax"][1])
+    print(
+        "tax and shipping ran at once:",
+        spans["tax"][0] < spans["shipping"][1] and spans["shipping"][0] < spans["tax"][1],
+    )
     try:
         await run([Step("one", "", ["two"]), Step("two", "", ["one"])], {}, {})
     except ValueError as error:
