@@ -73,7 +73,9 @@ for (const name of ["main", ...ON_DEMAND])
         setup(builder) {
           // Of ES modules the build makes one function, whose loop at the top level has all of it compiled: that took
           // 100 MB for a tenth of a second, which the limit of a guest counts.
-          builder.onResolve({ filter: /^sucrase$/ }, () => ({ path: join(ROOT, "node_modules/sucrase/dist/index.js") }));
+          builder.onResolve({ filter: /^sucrase$/ }, () => ({
+            path: join(ROOT, "node_modules/sucrase/dist/index.js"),
+          }));
           builder.onResolve({ filter: /^\.\/(typescript|bundler)\.ts$/ }, ({ path, kind }) =>
             kind === "entry-point-build"
               ? undefined
