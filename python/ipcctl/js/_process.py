@@ -62,10 +62,13 @@ class _Folders:
         self._root: str | None = None
         self._held = -1
         self._count = 0
+        self._is_closed = False
 
     def make(self) -> str:
         """:raises OSError:"""
         with self._lock:
+            if self._is_closed:
+                raise OSError(errno.ESHUTDOWN, "the program is ending")
             if self._root is None or not os.path.isdir(self._root):
                 self._open()
             self._count += 1
@@ -100,15 +103,18 @@ class _Folders:
         self._root, self._held = root, held
 
     def close(self) -> None:
-        """Nothing runs in it any more."""
-        if self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
-        self.forsake()
+        """At the end of the program: nothing runs in it any more."""
+        with self._lock:
+            self._is_closed = True
+            if self._root is not None:
+                shutil.rmtree(self._root, ignore_errors=True)
 
     def forsake(self) -> None:
+        """In a forked child."""
         if self._held >= 0:
             os.close(self._held)
         self._root, self._held = None, -1
+        self._is_closed = False
         self._lock = threading.Lock()
 
 
