@@ -119,3 +119,50 @@ export const VALUE_LIMITS = {
   /** Bytes, likewise. */
   size: 10_485_760,
 } as const;
+
+const MIB = 2 ** 20;
+
+/**
+ * How an engine is started and confined: Python compiles this to a template, and the daemon starts one so for a worker
+ * that asks. `files.read`, `limits.memory` and `limits.cpuSeconds` depend on what is asked for.
+ */
+export const ENGINE_START = {
+  /** Before its program. */
+  flags: {
+    bun: ["--no-env-file", "--config=/dev/null", "--tsconfig-override=/dev/null", "--no-install"],
+    v8: ["--experimental-vm-modules", "--disable-warning=ExperimentalWarning"],
+  },
+  programs: { bun: "engine.js", v8: "engine.node.js" },
+  /** What a runtime may have without a limit of its own; and, with one, what an engine reserves and takes for itself. */
+  memory: 2048 * MIB,
+  reserved: { bun: 512 * MIB, v8: 1024 * MIB },
+  /** By how much its machine is larger for a guest that has a limit: it collects garbage when a quarter is used. */
+  ram_factor: 4,
+  /** MiB without which V8 does not start. */
+  old_space_min: 8,
+  /** Variables that a guest has from its program. */
+  passed: ["LANG", "LC_ALL", "LC_CTYPE", "TZ"],
+  policy: {
+    version: 1,
+    description: "JavaScript that a program evaluates: no network, no files, no programs.",
+    extends: "strict",
+    files: { scratch: null },
+    /**
+     * JavaScriptCore reserves two gigabytes for code and for shapes of objects, all of which counts against a limit of
+     * memory. Without room for code it runs many times slower, and does not say so. Memory that mimalloc only reserves
+     * would count as well. Garbage is collected each second otherwise, whether there is any or not.
+     */
+    env: {
+      set: {
+        BUN_JSC_jitMemoryReservationSize: "67108864",
+        BUN_JSC_structureHeapSizeInKB: "131072",
+        MIMALLOC_ARENA_EAGER_COMMIT: "0",
+        BUN_RUNTIME_TRANSPILER_CACHE_PATH: "0",
+        BUN_GC_TIMER_INTERVAL: "300000",
+      },
+    },
+    process: { procfs: "self", threads: 64 },
+    limits: { addressSpace: null, cpuPercent: null, pids: null, fileSize: null, openFiles: 512 },
+    audit: { denied: false },
+  },
+} as const;

@@ -52,6 +52,12 @@ export const CANCEL_TOPIC = "tool.cancel";
 /** Of a request that says that the table of a number (`arguments.table`) is no longer used. It gets no answer. */
 export const LET_GO_TOPIC = "table.let_go";
 
+/** Tools of the host itself for a worker whose policy grants runtimes of JavaScript. */
+export const START_RUNTIME = "core.start_runtime";
+export const INTERRUPT_RUNTIME = "core.interrupt_runtime";
+/** The variable of a worker that says how many it may have at once. */
+export const RUNTIMES_VARIABLE = "IPCCTL_RUNTIMES";
+
 /** Exit statuses of the command `ipc`; of any other code it is 1. */
 export const HOST_EXITS = {
   VALIDATION_FAILED: 2,

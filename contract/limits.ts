@@ -164,6 +164,10 @@ export const LIMITS = {
     value: 256,
     why: "tools and patterns that a policy grants; each is looked at once for each tool",
   },
+  policyRuntimes: {
+    value: 64,
+    why: "runtimes of JavaScript that a policy grants to one worker at once; each is a process, and more would leave no room for those of other workers",
+  },
   hostCalls: {
     value: 1024,
     why: "calls of one worker to the host that are under way, also those that it gave up; the next one gets `RATE_LIMITED`",

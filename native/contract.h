@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+d10dac6c" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+0f5cc7e4" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */

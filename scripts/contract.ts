@@ -4,7 +4,16 @@
  */
 import { ADDRESS_CARRIERS, ADDRESS_RANGES, type AddressClass } from "../contract/addresses.ts";
 import { AUDIT_EVENTS, AUDIT_FIELDS } from "../contract/audit.ts";
-import { CANCEL_TOPIC, HOST_CODES, HOST_EXITS, LET_GO_TOPIC, TOOL_TOPIC } from "../contract/host.ts";
+import {
+  CANCEL_TOPIC,
+  HOST_CODES,
+  HOST_EXITS,
+  INTERRUPT_RUNTIME,
+  LET_GO_TOPIC,
+  RUNTIMES_VARIABLE,
+  START_RUNTIME,
+  TOOL_TOPIC,
+} from "../contract/host.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { ARCHITECTURES, PARTS_FOLDERS } from "../contract/parts.ts";
 import * as engine from "../contract/engine.ts";
@@ -57,7 +66,7 @@ const PARTS: readonly Part[] = [
   },
   { name: "*_FD", numbers: shim.WORKER_FD, says: "Descriptors of the worker.", isForPython: true },
   { name: "COMMAND_PROTOCOL", numbers: shim.COMMAND_PROTOCOL, says: "Of a socket by which a program asks the host." },
-  { name: "CHANNEL_FDS", numbers: shim.CHANNEL_FDS, says: "Descriptors that come with OPEN." },
+  { name: "CHANNEL_FDS", numbers: shim.CHANNEL_FDS, says: "Descriptors that come with OPEN.", isForPython: true },
   {
     name: "CHANNEL_FDS_FORWARDED",
     numbers: shim.CHANNEL_FDS_FORWARDED,
@@ -141,6 +150,7 @@ const PYTHON_LIMITS = limits(
   "errorChars",
   "hostMessageBytes",
   "stdioCalls",
+  "policyRuntimes",
   "runtimesReady",
   "runtimeKindsReady",
   "runtimeTemplates",
@@ -265,6 +275,14 @@ MAGIC = b"${segment.MAGIC}"
 TOOL_TOPIC = "${TOOL_TOPIC}"
 CANCEL_TOPIC = "${CANCEL_TOPIC}"
 LET_GO_TOPIC = "${LET_GO_TOPIC}"
+START_RUNTIME = "${START_RUNTIME}"
+INTERRUPT_RUNTIME = "${INTERRUPT_RUNTIME}"
+RUNTIMES_VARIABLE = "${RUNTIMES_VARIABLE}"
+
+# How an engine is started and confined.
+ENGINE_START = """
+${JSON.stringify(engine.ENGINE_START, null, 1)}
+"""
 
 # Where compiled parts lie, seen from the folder of an installation.
 PARTS_FOLDERS = (

@@ -87,6 +87,14 @@ def is_host(payload: bytes) -> bool:
         return False
 
 
+def label_of_relay(payload: bytes) -> str | None:
+    """Of what opens a channel of which this process gets the client's end."""
+    if len(payload) <= _contract.OPEN_NAME or payload[_contract.OPEN_KIND] != _contract.CHANNEL_RELAY:
+        return None
+    (version,) = struct.unpack_from("<I", payload)
+    return payload[_contract.OPEN_NAME :].decode("utf-8", "replace") if version == _contract.SEGMENT_VERSION else None
+
+
 def _kind_and_name(version: int, payload: bytes) -> tuple[int, str]:
     """:raises BrokenChannel: if the kind is unknown, or the name does not fit the kind"""
     if version == _contract.SEGMENT_VERSION_MIN:

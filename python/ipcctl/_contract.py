@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+d10dac6c"
+EDITION = "0.1.0+0f5cc7e4"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -18,6 +18,75 @@ MAGIC = b"IPCCTL"
 TOOL_TOPIC = "tool.invoke."
 CANCEL_TOPIC = "tool.cancel"
 LET_GO_TOPIC = "table.let_go"
+START_RUNTIME = "core.start_runtime"
+INTERRUPT_RUNTIME = "core.interrupt_runtime"
+RUNTIMES_VARIABLE = "IPCCTL_RUNTIMES"
+
+# How an engine is started and confined.
+ENGINE_START = """
+{
+ "flags": {
+  "bun": [
+   "--no-env-file",
+   "--config=/dev/null",
+   "--tsconfig-override=/dev/null",
+   "--no-install"
+  ],
+  "v8": [
+   "--experimental-vm-modules",
+   "--disable-warning=ExperimentalWarning"
+  ]
+ },
+ "programs": {
+  "bun": "engine.js",
+  "v8": "engine.node.js"
+ },
+ "memory": 2147483648,
+ "reserved": {
+  "bun": 536870912,
+  "v8": 1073741824
+ },
+ "ram_factor": 4,
+ "old_space_min": 8,
+ "passed": [
+  "LANG",
+  "LC_ALL",
+  "LC_CTYPE",
+  "TZ"
+ ],
+ "policy": {
+  "version": 1,
+  "description": "JavaScript that a program evaluates: no network, no files, no programs.",
+  "extends": "strict",
+  "files": {
+   "scratch": null
+  },
+  "env": {
+   "set": {
+    "BUN_JSC_jitMemoryReservationSize": "67108864",
+    "BUN_JSC_structureHeapSizeInKB": "131072",
+    "MIMALLOC_ARENA_EAGER_COMMIT": "0",
+    "BUN_RUNTIME_TRANSPILER_CACHE_PATH": "0",
+    "BUN_GC_TIMER_INTERVAL": "300000"
+   }
+  },
+  "process": {
+   "procfs": "self",
+   "threads": 64
+  },
+  "limits": {
+   "addressSpace": null,
+   "cpuPercent": null,
+   "pids": null,
+   "fileSize": null,
+   "openFiles": 512
+  },
+  "audit": {
+   "denied": false
+  }
+ }
+}
+"""
 
 # Where compiled parts lie, seen from the folder of an installation.
 PARTS_FOLDERS = (
@@ -116,6 +185,9 @@ MEETING_BELL = 98
 # Descriptors of the worker.
 CONTROL_FD = 198
 PLANE_FD = 199
+
+# Descriptors that come with OPEN.
+CHANNEL_FDS = 4
 
 # Those of them that the runtime gets.
 CHANNEL_FDS_FORWARDED = 3
@@ -300,6 +372,7 @@ ERROR_PARTS_MAX = 128
 ERROR_CHARS_MAX = 16777216
 HOST_MESSAGE_BYTES_MAX = 1048576
 STDIO_CALLS_MAX = 64
+POLICY_RUNTIMES_MAX = 64
 RUNTIMES_READY_MAX = 4
 RUNTIME_KINDS_READY_MAX = 4
 RUNTIME_TEMPLATES_MAX = 32

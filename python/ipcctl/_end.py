@@ -56,26 +56,45 @@ class Half:
 class End:
     """One thread receives at a time; any may send."""
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, relayed: Half | None = None) -> None:
+        """A new one, whose other end is :attr:`half`; or the client's end of one that somebody else has made.
+
+        :param relayed: that end, without what would tell a shim of ours; its descriptors are taken over
+        :raises BrokenChannel: if it is none
+        """
         self.version = version
-        memory = _segment(version, _CAPACITY)
+        #: Its end of file tells the shim that this client is gone.
+        self._life = -1
+        capacity = _CAPACITY
+        if relayed is None:
+            memory = _segment(version, capacity)
+            try:
+                self._bell, their_bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+                descriptors, their_descriptors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                their_life, self._life = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            except BaseException:
+                os.close(memory)
+                raise
+            head = struct.pack("<II", version, capacity)
+            kind = bytes((_contract.CHANNEL_CALLS,)) if version > _contract.SEGMENT_VERSION_MIN else b""
+            self.half = Half(head + kind, [memory, their_bell.detach(), their_descriptors.detach(), their_life])
+        else:
+            (capacity,) = struct.unpack_from("<I", relayed.payload, _contract.OPEN_CAPACITY)
+            memory, bell, shared = relayed.fds
+            if os.fstat(memory).st_size != _contract.SEGMENT_DATA + 2 * capacity:
+                raise BrokenChannel("the segment is not of the size it claims")
+            self._bell, descriptors = socket.socket(fileno=bell), socket.socket(fileno=shared)
+            self.half, relayed.fds = Half(b"", [memory]), []
         try:
-            self._map = mmap.mmap(memory, _contract.SEGMENT_DATA + 2 * _CAPACITY)
-            self._bell, their_bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            descriptors, their_descriptors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            #: Its end of file tells the shim that this client is gone.
-            their_life, self._life = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self._map = mmap.mmap(memory, _contract.SEGMENT_DATA + 2 * capacity)
         except BaseException:
-            os.close(memory)
+            self.half.close()
             raise
         data = _contract.SEGMENT_DATA
-        self._tx = SharedRingBuffer(self._map, _contract.SEGMENT_RING_A, data, _CAPACITY, True)
-        self._rx = SharedRingBuffer(self._map, _contract.SEGMENT_RING_B, data + _CAPACITY, _CAPACITY, False)
+        self._tx = SharedRingBuffer(self._map, _contract.SEGMENT_RING_A, data, capacity, True)
+        self._rx = SharedRingBuffer(self._map, _contract.SEGMENT_RING_B, data + capacity, capacity, False)
         self._bell.setblocking(False)
         self.sharing = Sharing(descriptors)
-        head = struct.pack("<II", version, _CAPACITY)
-        kind = bytes((_contract.CHANNEL_CALLS,)) if version > _contract.SEGMENT_VERSION_MIN else b""
-        self.half = Half(head + kind, [memory, their_bell.detach(), their_descriptors.detach(), their_life])
         self._poll = select.poll()
         self._poll.register(self._bell, select.POLLIN)
         self._lock = threading.RLock()
@@ -313,7 +332,8 @@ class End:
     def _release(self) -> None:
         self._bell.close()
         self.sharing.close()
-        os.close(self._life)
+        if self._life >= 0:
+            os.close(self._life)
         if self._waker is not None:
             os.close(self._waker)
             self._waker = None
@@ -376,6 +396,17 @@ class ShimDoor:
         finally:
             if folder is not None:
                 os.close(folder)
+
+    @classmethod
+    def over(cls, held: int, name: str) -> ShimDoor:
+        """On a connection that somebody else has opened."""
+        door = cls.__new__(cls)
+        door._name, door._deadline, door._held = name, time.monotonic(), b""
+        door._socket = socket.socket(fileno=held)
+        return door
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def __enter__(self) -> ShimDoor:
         return self
@@ -487,8 +518,23 @@ class Ownership:
                 raise
         except IpcError as error:
             raise has_ended(name) if error.code == "NOT_RUNNING" else error from None
+        self._begin()
+
+    @classmethod
+    def over(cls, held: int, name: str) -> Ownership:
+        """By a connection on which somebody else has claimed the worker."""
+        one = cls.__new__(cls)
+        one._door = ShimDoor.over(held, name)
+        one._begin()
+        return one
+
+    def _begin(self) -> None:
         self.status: int | None = None
         _held.add(self)
+
+    def fileno(self) -> int:
+        """Readable once the worker has ended; -1 if it is closed."""
+        return self._door.fileno()
 
     def begin_end(self) -> None:
         """Ends the worker with its whole tree, without waiting for that."""
@@ -508,6 +554,10 @@ class Ownership:
     def close(self) -> None:
         """Ends the worker with its whole tree; returns when nothing of it runs."""
         self._door.wait_end()
+
+    def leave(self) -> None:
+        """The same, without waiting for that."""
+        self._door.close()
 
     def forsake(self) -> None:
         self._door.close()

@@ -21,9 +21,9 @@ from collections.abc import Callable
 
 from . import _backend, _console, _contract
 from ._bound import Bound
-from ._channel import Channel, Segment, is_host
+from ._channel import Channel, Segment, is_host, label_of_relay
 from ._backend import BrokenChannel, DecodeError
-from ._contract import CHANNEL_FDS_FORWARDED
+from ._contract import CHANNEL_FDS
 from ._contract import MEETING_HERE
 from ._contract import PIPES_UNTAKEN_MAX as _PIPES_MAX
 from ._contract import TO_CLIENT_HELLO as HELLO
@@ -95,6 +95,8 @@ class Serving:
         self._has_pipe = threading.Condition()
         #: The channel on which this worker asks the host.
         self._host: Pipe | None = None
+        #: Channels of which this process gets the client's end, by their labels.
+        self._relays: dict[str, Half] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.RLock()
         #: In a forked child: the serving code continues there where it was, and must leave.
@@ -149,7 +151,7 @@ class Serving:
 
     def _receive(self, meeting: socket.socket) -> tuple[bytes, list[int]] | None:
         """None if another thread has taken it."""
-        size = CHANNEL_FDS_FORWARDED * INT_BYTES
+        size = CHANNEL_FDS * INT_BYTES
         try:
             data, ancillary, flags, _ = meeting.recvmsg(64, socket.CMSG_SPACE(size), socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -176,8 +178,9 @@ class Serving:
         data, fds = received
         if not data:
             time.sleep(timeout)  # the serving thread closes it
-        elif is_host(data):
+        elif is_host(data) or label_of_relay(data) is not None:
             self._admit(data, fds)
+            self.wake()  # it may wait for this channel as well
         else:
             self._met.append((data, fds))
             self.wake()
@@ -224,6 +227,12 @@ class Serving:
     ) -> Session | None:
         for fd in fds:
             os.set_inheritable(fd, False)
+        label = label_of_relay(data)
+        if label is not None and len(fds) == CHANNEL_FDS:
+            from ._end import Half
+
+            self._keep_relay(label, Half(data, fds))
+            return None
         try:
             segment = Segment(data, fds)
         except (BrokenChannel, OSError, ValueError):
@@ -268,12 +277,40 @@ class Serving:
             self._host = pipe
             self._has_pipe.notify_all()
 
+    def _keep_relay(self, label: str, half: Half) -> None:
+        with self._has_pipe:
+            self._relays[label] = half
+            left = [self._relays.pop(one) for one in list(self._relays)[: -_contract.POLICY_RUNTIMES_MAX]]
+            self._has_pipe.notify_all()
+        for one in left:
+            one.close()
+
+    def take_relay(self, label: str, timeout: float) -> Half | None:
+        """The client's end of a channel, of whose label the host has told us; None if it does not come in time."""
+        self._wait_for(lambda: label in self._relays, timeout)
+        with self._has_pipe:
+            return self._relays.pop(label, None)
+
+    def drop_relays(self) -> None:
+        """Those that nobody waits for."""
+        with self._has_pipe:
+            left = list(self._relays.values())
+            self._relays.clear()
+        for one in left:
+            one.close()
+
     def wait_host(self, timeout: float) -> Pipe | None:
         """The channel to the host, once it is open; answers calls meanwhile if nobody else does."""
+        self._wait_for(lambda: self._host is not None and self._host.is_open, timeout)
+        return self._host if self._host is not None and self._host.is_open else None
+
+    def _wait_for(self, is_there: Callable[[], bool], timeout: float) -> None:
+        if is_there():
+            return
         deadline = time.monotonic() + timeout
 
         def is_over() -> bool:
-            return (self._host is not None and self._host.is_open) or time.monotonic() >= deadline
+            return is_there() or time.monotonic() >= deadline
 
         alarm = threading.Timer(timeout, self.wake)  # whoever serves sleeps until something comes
         alarm.daemon = True
@@ -289,7 +326,6 @@ class Serving:
                 self._meet_beside(_BESIDE_SECONDS)
         finally:
             alarm.cancel()
-        return self._host if self._host is not None and self._host.is_open else None
 
     def take_pipe(self, name: str, timeout: float | None) -> Pipe:
         """Waits for a client to open it; answers calls meanwhile if nobody else does."""

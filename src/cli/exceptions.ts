@@ -1,5 +1,6 @@
 /** `--policy`, and the flags that grant exceptions to it. */
 import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
 import { parseCount } from "../base/units.ts";
 import type { Grants } from "../protocol/app-config.ts";
 import { requireHosts } from "../sandbox/hosts.ts";
@@ -11,6 +12,7 @@ export type PolicyFlags = {
   allowListen?: string | boolean;
   allowRead?: string[];
   allowWrite?: string[];
+  allowRuntimes?: string;
 };
 
 /** A name stays as it is; the path of a policy file is relative to the working directory. */
@@ -20,10 +22,10 @@ export function policyPath(context: Context, policy: string | undefined): string
 
 /** What the flags grant; undefined if there are none. @throws IpcError USAGE */
 export function grantsOf(context: Context, flags: PolicyFlags): Grants | undefined {
-  const { allowRead = [], allowWrite = [] } = flags;
+  const { allowRead = [], allowWrite = [], allowRuntimes } = flags;
   const [allowNet, allowListen] = [flags.allowNet, flags.allowListen].map((one) => (one === "" ? true : one));
-  if (allowNet === undefined && allowListen === undefined && allowRead.length + allowWrite.length === 0)
-    return undefined;
+  const isNone = [allowNet, allowListen, allowRuntimes].every((one) => one === undefined);
+  if (isNone && allowRead.length + allowWrite.length === 0) return undefined;
   for (const [flag, list] of [
     ["--allow-read", allowRead],
     ["--allow-write", allowWrite],
@@ -40,6 +42,9 @@ export function grantsOf(context: Context, flags: PolicyFlags): Grants | undefin
     ...(allowListen === true ? { listen: true } : ports.length > 0 ? { listen: ports } : {}),
     ...(allowRead.length > 0 ? { read: allowRead.map((path) => context.resolve(path)) } : {}),
     ...(allowWrite.length > 0 ? { write: allowWrite.map((path) => context.resolve(path)) } : {}),
+    ...(allowRuntimes === undefined
+      ? {}
+      : { runtimes: parseCount(allowRuntimes, "--allow-runtimes", 0, limit("policyRuntimes")) }),
   };
   return grants;
 }

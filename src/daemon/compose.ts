@@ -172,6 +172,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
   );
   await takeIn(registry, paths, notices);
   for (const worker of registry.workers) compression.look(worker);
+  hostCalls.endLeftRuntimes();
   let openedEvents: HostEvents | undefined;
   const facts: Facts = {
     ...{ startedMs, options, paths, registry, subscriptions, cgroups, store, collector },

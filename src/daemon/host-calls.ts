@@ -24,13 +24,15 @@ import type { Lent } from "../calls/session.ts";
 import type { Approvals, Binding, End } from "../desk/approvals.ts";
 import type { Credentials } from "../desk/credentials.ts";
 import type { Place } from "../plane/meet.ts";
+import { homeOf } from "../launch/readable.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import { workerName } from "../protocol/kinds.ts";
 import type { ToolAnswer } from "../protocol/status.ts";
-import { loadPolicy, type Policy } from "../sandbox/policy.ts";
+import { asksHost, loadPolicy, type Policy } from "../sandbox/policy.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
 import type { KnownPlugin, KnownPlugins } from "./known-plugins.ts";
+import { WorkerRuntimes } from "./worker-runtimes.ts";
 import { needsOf, Plugins, type NewVersion, type PluginSpec } from "./plugins.ts";
 
 const ROUTER = workerName("host", "router");
@@ -76,6 +78,7 @@ export class HostCalls implements Disposable {
   readonly #again = new Set<string>();
   readonly #timers = new Set<Timer>();
   readonly #plugins: Plugins;
+  readonly #runtimes: WorkerRuntimes;
   #router: Promise<CallClient> | undefined;
   /** Of runs that ask by tokens. */
   readonly #admissions = new WeakMap<Worker, { readonly run: number; readonly who: object }>();
@@ -87,6 +90,18 @@ export class HostCalls implements Disposable {
     this.#deps = deps;
     const { registry, paths, credentials, plugins } = deps;
     this.#plugins = new Plugins({ registry, paths, credentials, plugins, open: (worker) => this.#open(worker) });
+    this.#runtimes = new WorkerRuntimes({
+      ...{ registry, placeOf },
+      workerOf: (session) =>
+        registry().everyWorker.find((worker) => worker.live !== undefined && sessionOf(worker, worker.live.run) === session),
+      policyOf: ({ policy, config }) =>
+        loadPolicy(policy, { project: config.cwd, home: homeOf(config.base_env ?? process.env) }),
+    });
+  }
+
+  /** Once the daemon knows what runs. */
+  endLeftRuntimes(): void {
+    this.#runtimes.endLeft();
   }
 
   /** A runtime of the worker listens, or a command waits: now, or since before this daemon. */
@@ -184,6 +199,7 @@ export class HostCalls implements Disposable {
     const bound = new Map<string, Lent>([
       ["start", (name: string, group: string | null) => this.#startPlugin(name, group)],
       ["kill", (name: string, group: string | null) => this.#plugins.kill(name, group)],
+      ["runtime", (session: string, tool: string, args: unknown) => this.#runtimes.ask(session, tool, args)],
       ["approve", async (asked: unknown) => (await approvals()).ask(asked)],
       ["over", async (id: string, end: End) => (await approvals()).over(id, end)],
     ]);
@@ -340,6 +356,7 @@ export class HostCalls implements Disposable {
 
   /** The run is over: what it has asked by its token is given up. */
   onExited(worker: Worker): void {
+    this.#runtimes.onExited(worker);
     if (worker.config.transport !== "http") return;
     // A router that is reached later is told then.
     void this.#router?.then((router) => this.#leaveOthers(router)).catch(() => undefined);
@@ -482,9 +499,10 @@ function sessionOf(worker: Worker, run: number): string {
 /** What the router has to know of who will be at the other end of a channel. */
 function admissionOf(worker: Worker, run: number): object {
   const policy = policyOf(worker);
-  const { tools, group = worker.config.name, rates } = policy.host;
+  const { tools, group = worker.config.name, rates, runtimes } = policy.host;
   return {
     ...{ worker: worker.id, session: sessionOf(worker, run), group, owner: worker.config.owner, tools, rates },
+    runtimes,
     is_unsafe: worker.config.unsafe_tools,
     ...{ policy: digestOf(policy), policy_name: policy.name },
     approval_ms: worker.config.approval_timeout ?? limit("approvalMs"),
@@ -496,8 +514,8 @@ function admissionOf(worker: Worker, run: number): object {
 function grantsOf(worker: Worker): Policy["host"] | undefined {
   const { policy } = worker;
   if (policy === undefined || !(policy.startsWith("{") || policy.includes("/"))) return undefined;
-  const { host } = policyOf(worker);
-  return host.tools.length > 0 ? host : undefined;
+  const loaded = policyOf(worker);
+  return asksHost(loaded) ? loaded.host : undefined;
 }
 
 function policyOf(worker: Worker): Policy {

@@ -1,4 +1,6 @@
 /** Tools that every session has, answered by the host itself. They tell a worker nothing but what is about itself. */
+import { ENGINE_START } from "../../contract/engine.ts";
+import { INTERRUPT_RUNTIME, START_RUNTIME } from "../../contract/host.ts";
 import { limit } from "../base/limits.ts";
 import type { Rate } from "./buckets.ts";
 import { CORE, hostTool, type HostTool, type ToolManifest } from "./host-tools.ts";
@@ -84,6 +86,42 @@ export const CORE_TOOLS: ReadonlyMap<string, HostTool> = new Map(
       arguments_schema: { type: "object", properties, additionalProperties: false },
     });
     return [tool.manifest.name, tool];
+  }),
+);
+
+const variable = { type: "string", maxLength: 256 };
+const NAMES_MAX = limit("policyHosts");
+
+/** For a worker whose policy grants runtimes of JavaScript: the package asks for them, and the daemon carries it out. */
+export const RUNTIME_TOOLS: ReadonlyMap<string, HostTool> = new Map(
+  [
+    {
+      ...{ name: START_RUNTIME, description: "A runtime of JavaScript, by a channel that is handed to the package." },
+      arguments_schema: {
+        ...{ type: "object", additionalProperties: false },
+        properties: {
+          engine: { enum: ["bun", "v8"] },
+          max_memory: { type: "integer", minimum: 1 },
+          max_cpu: { type: "number", exclusiveMinimum: 0 },
+          allow_net: { type: "array", maxItems: NAMES_MAX, items: { type: "string" } },
+          allow_read: { type: "array", maxItems: NAMES_MAX, items: { type: "string" } },
+          env: {
+            ...{ type: "object", additionalProperties: false },
+            properties: Object.fromEntries(ENGINE_START.passed.map((name) => [name, variable])),
+          },
+        },
+      },
+    },
+    {
+      ...{ name: INTERRUPT_RUNTIME, description: "Ends what code of a runtime computes." },
+      arguments_schema: {
+        ...{ type: "object", additionalProperties: false, required: ["name"] },
+        properties: { name: { type: "string" } },
+      },
+    },
+  ].map(({ name, ...manifest }) => {
+    const whole = { ...manifest, name: name.slice(CORE.length + 1), risk_level: "low", idempotent: true } as const;
+    return [name, hostTool(CORE, whole)];
   }),
 );
 

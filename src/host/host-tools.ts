@@ -1,4 +1,5 @@
 /** What a worker can call, and which of it a session may. */
+import { INTERRUPT_RUNTIME, START_RUNTIME } from "../../contract/host.ts";
 import { parseRate, type Rate } from "./buckets.ts";
 import { compileSchema } from "./schemas.ts";
 import type { JsonObject } from "./wire.ts";
@@ -60,15 +61,18 @@ export class Grants {
   readonly #tools: readonly RegExp[];
   readonly #rates: readonly (readonly [pattern: RegExp, rate: Rate])[];
   readonly #isUnsafe: boolean;
+  readonly #hasRuntimes: boolean;
   readonly #known = new Map<string, Granted>();
 
   /**
    * @param tools globs of whole names, as `files.*`
    * @param rates by tool or glob; of several that fit the first one counts
    * @param isUnsafe whether the worker may act as its user: then nothing of high risk, and nothing with a credential
+   * @param runtimes of JavaScript that it may have at once
    * @throws IpcError BAD_CONFIG for a rate that is none
    */
-  constructor(tools: readonly string[], rates: Readonly<Record<string, string>> = {}, isUnsafe = false) {
+  constructor(tools: readonly string[], rates: Readonly<Record<string, string>> = {}, isUnsafe = false, runtimes = 0) {
+    this.#hasRuntimes = runtimes > 0;
     this.#isUnsafe = isUnsafe;
     this.#tools = tools.map(globPattern);
     this.#rates = Object.entries(rates).map(([glob, rate]) => [globPattern(glob), parseRate(rate)]);
@@ -82,7 +86,10 @@ export class Grants {
       return { isGranted: false, rate: undefined };
     let known = this.#known.get(name);
     if (known === undefined) {
-      const isGranted = tool.plugin === CORE || this.#tools.some((pattern) => pattern.test(name));
+      const isGranted =
+        tool.plugin === CORE
+          ? this.#hasRuntimes || !OF_RUNTIMES.has(name)
+          : this.#tools.some((pattern) => pattern.test(name));
       known = { isGranted, rate: this.#rates.find(([pattern]) => pattern.test(name))?.[1] };
       this.#known.set(name, known);
     }
@@ -92,6 +99,8 @@ export class Grants {
 
 /** The plugin of the tools that every session has; no other one can be called so. */
 export const CORE = "core";
+
+const OF_RUNTIMES: ReadonlySet<string> = new Set([START_RUNTIME, INTERRUPT_RUNTIME]);
 
 function globPattern(glob: string): RegExp {
   return new RegExp(`^${glob.replaceAll(/[\\^$.+?()[\]{}|/-]/g, "\\$&").replaceAll(/\*+/g, ".*")}$`);

@@ -18,7 +18,7 @@ import { bindingOf, sealOf, type Decision } from "./approval.ts";
 import type { Sealed } from "../plane/sealed.ts";
 import type { Buckets } from "./buckets.ts";
 import { toSnakeKeys } from "./camel-keys.ts";
-import { CORE_TOOLS, runCore, type SessionFacts } from "./core-tools.ts";
+import { CORE_TOOLS, RUNTIME_TOOLS, runCore, type SessionFacts } from "./core-tools.ts";
 import { ToolError, type ToolRequest } from "./plugin.ts";
 import { Redactor, type Found } from "./redact.ts";
 import { CORE, type Checked, type Grants, type HostTool } from "./host-tools.ts";
@@ -227,7 +227,7 @@ function topic(call: Call, host: Host): Refusal | undefined {
 
 /** What a program provides for this session stands in the place of a plugin, and of all of it. */
 function toolOf({ of }: Call, host: Host, name: string): HostTool | undefined {
-  const tool = CORE_TOOLS.get(name) ?? host.provided?.find(of, name);
+  const tool = CORE_TOOLS.get(name) ?? RUNTIME_TOOLS.get(name) ?? host.provided?.find(of, name);
   if (tool !== undefined) return tool;
   const shared = host.tools.get(name);
   return shared !== undefined && host.provided?.has(of, shared.plugin) === true ? undefined : shared;
@@ -302,7 +302,8 @@ function route(call: Call, host: Host): Ended | Promise<Ended> {
   try {
     const refusal = unapproved(call, host);
     if (refusal !== undefined) return refusal;
-    const result = call.tool!.plugin === CORE ? runCore(call.tool!, call.channel.facts(), call.args) : host.route(call);
+    const isOwn = CORE_TOOLS.has(call.tool!.manifest.name);
+    const result = isOwn ? runCore(call.tool!, call.channel.facts(), call.args) : host.route(call);
     if (!isThenable(result)) return resultOf(call, host, result);
     return Promise.resolve(result).then(
       (value) => resultOf(call, host, value),

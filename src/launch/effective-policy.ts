@@ -49,9 +49,9 @@ export function withGrants(
   variables: Variables,
   { tools, group }: HostGrants = NO_TOOLS,
 ): string {
-  const { net = [], listen = [], read = [], write = [] } = grants ?? {};
+  const { net = [], listen = [], read = [], write = [], runtimes } = grants ?? {};
   const isNothing = [net, listen, read, write].every((one) => one !== true && one.length === 0);
-  if (isNothing && tools.length === 0 && group === null) return chosen;
+  if (isNothing && tools.length === 0 && group === null && runtimes === undefined) return chosen;
   const { network, files, host } = loadPolicy(chosen, variables);
   const hosts = net === true ? [] : net;
   requireHosts(hosts);
@@ -76,12 +76,13 @@ export function withGrants(
       ...(read.length > 0 ? { read: paths(read, files.read) } : {}),
       ...(write.length > 0 ? { write: paths(write, files.write) } : {}),
     },
-    ...(tools.length === 0 && group === null
+    ...(tools.length === 0 && group === null && runtimes === undefined
       ? {}
       : {
           host: {
             ...(tools.length > 0 ? { tools: [...new Set([...host.tools, ...tools])] } : {}),
             ...(group === null ? {} : { group }),
+            ...(runtimes === undefined ? {} : { runtimes }),
           },
         }),
   });

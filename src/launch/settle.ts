@@ -4,6 +4,7 @@
  */
 import { existsSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { RUNTIMES_VARIABLE } from "../../contract/host.ts";
 import { SHIM_VERSION } from "../../contract/shim.ts";
 import type { AuditSpool } from "../audit/spool.ts";
 import { requireTextPath } from "../base/bytes.ts";
@@ -14,7 +15,7 @@ import { shellWord } from "../base/shell-words.ts";
 import { TRANSPORT_VARIABLE } from "../base/transports.ts";
 import { thisMachine } from "../sandbox/kernel.ts";
 import { compilePlan, confines, type Plan } from "../sandbox/plan.ts";
-import { asksByShell, loadPolicy, type Policy } from "../sandbox/policy.ts";
+import { asksByShell, asksHost, loadPolicy, type Policy } from "../sandbox/policy.ts";
 import { chooseWriter, mapLack } from "../sandbox/writer.ts";
 import { cleanWorkerEnv, decideLaunch, type Launch, resolveLaunch, writtenEnv } from "./command.ts";
 import { policyFlag } from "./denied.ts";
@@ -108,7 +109,12 @@ export function settle(wanted: Preparation): Settled {
   const policy = loadPolicy(policyText, variables);
   const skills = policy.host.tools.length > 0 ? wanted.skills : undefined;
   const toAsk = skills === undefined ? askingBy(wanted) : { ...askingBy(wanted), IPCCTL_SKILLS: skills };
-  const own = policy.host.tools.length > 0 ? { ...wanted.own, ...toAsk } : wanted.own;
+  const { runtimes } = policy.host;
+  const own = {
+    ...wanted.own,
+    ...(asksHost(policy) ? toAsk : {}),
+    ...(runtimes > 0 ? { [RUNTIMES_VARIABLE]: `${runtimes}` } : {}),
+  };
   const unsafe = requireToolsFit(wanted, policy, dirname(wanted.audit.folder));
   const { decided, environment, file } = settleEnvironment(wanted, launchable, asWritten, policy);
   const inherited = allowed(wanted.base, policy);
@@ -186,6 +192,11 @@ export function settle(wanted: Preparation): Settled {
   return environment === undefined ? settled : { ...settled, environment };
 }
 
+const OWN_VARIABLES = [
+  [TRANSPORT_VARIABLE, "to choose a transport: --transport, or transport of the definition"],
+  [RUNTIMES_VARIABLE, "to grant runtimes: --allow-runtimes, or host.runtimes of the policy"],
+] as const;
+
 function askingBy({ app, asks }: Preparation): Record<string, string> {
   const how = { [TRANSPORT_VARIABLE]: app.transport ?? "shm" };
   return asks === undefined ? how : { ...how, IPCCTL_HOST_URL: asks.url, IPCCTL_HOST_TOKEN: asks.token };
@@ -213,10 +224,13 @@ function requireToolsFit(
     ["env", app.env],
     [`policy ${policy.name}: env.set`, policy.env.set],
   ] as const)
-    if (TRANSPORT_VARIABLE in variables)
-      throw new IpcError("BAD_CONFIG", `${where}: ${TRANSPORT_VARIABLE} is set by ipcctl`, {
-        hint: "leave it out; to choose a transport: --transport, or transport of the definition",
-      });
+    for (const [name, hint] of OWN_VARIABLES)
+      if (name in variables)
+        throw new IpcError("BAD_CONFIG", `${where}: ${name} is set by ipcctl`, { hint: `leave it out; ${hint}` });
+  if (isOnce && policy.host.runtimes > 0)
+    throw new IpcError("USAGE", "run: runtimes of JavaScript need the daemon, which run does without", {
+      hint: "start it: ipcctl start SCRIPT --restart no --allow-runtimes N",
+    });
   if (policy.host.tools.length === 0) {
     if ((app.transport ?? null) === null) return undefined;
     throw new IpcError("BAD_CONFIG", `transport: ${app.transport} has no effect on a worker without tools`, {

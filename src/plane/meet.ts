@@ -1,4 +1,5 @@
 /** Opens a channel: the client makes the segment and hands its descriptors to the worker through the worker's shim. */
+import { constants, openSync } from "node:fs";
 import { ERRNO } from "../../contract/linux.ts";
 import {
   CHANNEL_KIND,
@@ -203,6 +204,31 @@ export async function join(
 }
 
 /**
+ * Opens a channel from a worker to an ephemeral one, which the first one owns from then on: it gets the connection to
+ * the shim by which it does, in the place of the end of a pipe. That the other one ends with it needs nobody else.
+ * @returns whether both took it; otherwise the ephemeral one ends, if this had claimed it
+ * @throws IpcError NOT_RUNNING, DEADLINE
+ */
+export async function joinOwned(owner: Place, label: string, owned: Place, timeoutMs: number): Promise<boolean> {
+  const { ours, theirs } = makeSegment(SEGMENT_VERSION);
+  const [segment, bell, descriptors, life] = theirs;
+  // Both ends of the pipe, so that it never ends: the shim hears by the connection when its client is gone.
+  const endless = openSync(`/proc/self/fd/${life}`, constants.O_RDWR | constants.O_NONBLOCK);
+  try {
+    using claim = await ShimDoor.open(owned.shimSocket, owned.name, timeoutMs);
+    if ((await claim.own()) !== 0) return false;
+    using other = await ShimDoor.open(owned.shimSocket, owned.name, timeoutMs);
+    using shim = await ShimDoor.open(owner.shimSocket, owner.name, timeoutMs);
+    await other.offerOnceAttached(openPayload(SEGMENT_VERSION, Buffer.alloc(0)), [segment, bell, descriptors, endless]);
+    const relay = openPayload(SEGMENT_VERSION, Buffer.from(label), "relay");
+    return (await shim.offer(relay, [segment, ours.bell, ours.descriptors, claim.socket])) === 0;
+  } finally {
+    closeSegment(ours);
+    for (const fd of [...theirs, endless]) closeFd(fd);
+  }
+}
+
+/**
  * Opens a channel between a worker and this program, which serves it: the worker gets the client's end.
  * @returns this program's end; undefined if the worker did not take the other one
  * @throws IpcError NOT_RUNNING, DEADLINE
@@ -324,6 +350,26 @@ class ShimDoor implements Disposable {
   /** Sends OPEN with the descriptors. @returns 0, or the error of the shim */
   offer(payload: Buffer, fds: readonly number[]): Promise<number> {
     return this.#ask(REQUEST.open, payload, fds);
+  }
+
+  /** The same, once a runtime is attached, which is about to be. */
+  async offerOnceAttached(payload: Buffer, fds: readonly number[]): Promise<void> {
+    for (;;) {
+      const errno = await this.offer(payload, fds);
+      if (errno === 0) return;
+      if (!NOT_NOW.has(errno)) throw new IpcError("FAILED", `${this.#name} did not take the channel (errno ${errno})`);
+      if (performance.now() > this.#deadline) throw this.#late();
+      await sleep(1);
+    }
+  }
+
+  /** The connection is the owner's from now on. @returns 0, or the error of the shim */
+  own(): Promise<number> {
+    return this.#ask(REQUEST.own, Buffer.alloc(0));
+  }
+
+  get socket(): number {
+    return this.#socket;
   }
 
   /** Sends OPEN with the descriptors, once a runtime is attached; a plain script is asked to attach one. */

@@ -145,6 +145,12 @@ const allow = z.strictObject({
     .describe("TCP ports, or true for all"),
   read: z.array(absolutePath).optional(),
   write: z.array(absolutePath).optional(),
+  runtimes: z
+    .int()
+    .min(0)
+    .max(limit("policyRuntimes"))
+    .optional()
+    .describe("runtimes of JavaScript that it may have at once"),
 });
 export type Grants = z.output<typeof allow>;
 

@@ -44,7 +44,7 @@ async function begin(stateDir: string): Promise<void> {
     // It lasts as long as the daemon, whose functions it lends us.
     attend: () => {
       const { bound, signal } = callContext();
-      router.attend({ start: bound("start"), kill: bound("kill") }, signal);
+      router.attend({ start: bound("start"), kill: bound("kill"), runtime: bound("runtime") }, signal);
       router.asking.attend({ approve: bound("approve"), over: bound("over") }, signal);
       return new Promise<never>((_, reject) => signal.addEventListener("abort", () => reject(signal.reason as Error)));
     },

@@ -15,7 +15,7 @@ import { ToolError } from "../host/plugin.ts";
 import type { PluginRequest } from "../host/plugin-calls.ts";
 import type { GroupFile } from "../host/plugin.ts";
 import { JsonResult, type Call } from "../host/pipeline.ts";
-import { Refusal } from "../host/wire.ts";
+import { Refusal, type JsonObject } from "../host/wire.ts";
 import { Channel } from "../plane/channel.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { Sealed } from "../plane/sealed.ts";
@@ -63,6 +63,8 @@ export type Desk = {
   readonly start: (plugin: string, group: string | null) => Promise<unknown>;
   /** Kills it: what it was asked it must not go on with. */
   readonly kill: (plugin: string, group: string | null) => Promise<unknown>;
+  /** Starts a runtime of JavaScript for the run of a worker, or interrupts one: {@link RuntimeAnswer}. */
+  readonly runtime: (session: string, tool: string, args: JsonObject) => Promise<unknown>;
 };
 
 /** Files of a group whose names stand in texts. */

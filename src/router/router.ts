@@ -11,6 +11,7 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { TRANSPORTS } from "../base/transports.ts";
 import { Buckets } from "../host/buckets.ts";
+import { RUNTIME_TOOLS } from "../host/core-tools.ts";
 import { CORE, Grants, hostTool, type HostTool } from "../host/host-tools.ts";
 import { foldName } from "../host/manifest.ts";
 import { HostChannel, SessionCalls, type Host, type Session } from "../host/pipeline.ts";
@@ -31,6 +32,7 @@ import {
   type LinkedPlugin,
   type Plugin,
 } from "./plugin-link.ts";
+import { askRuntime } from "./asked-runtimes.ts";
 import { Provisions } from "./provisions.ts";
 
 /**
@@ -70,6 +72,8 @@ const admission = z.strictObject({
   policy: z.string(),
   policy_name: z.string(),
   /** How long a person is asked. */
+  /** Of JavaScript, at once. */
+  runtimes: z.int().min(0).default(0),
   approval_ms: z.int().min(0).max(limit("approvalMs")),
   transport: z.enum(TRANSPORTS),
 });
@@ -153,6 +157,7 @@ export class Router {
       confirm: (call) => this.asking.ask(call),
       route: (call) => {
         const tool = call.tool!; // a stage before has found it
+        if (RUNTIME_TOOLS.has(tool.manifest.name)) return askRuntime(call, () => this.#reachDesk());
         const provider = this.#provisions.providerOf(tool) ?? this.#plugins.get(tool.plugin);
         if (provider === undefined) return new Refusal("PLUGIN_UNAVAILABLE", `nobody provides ${tool.plugin} any more`);
         this.#routed = provider;
@@ -440,7 +445,7 @@ export class Router {
 
 function sessionOf(admission: Admission): Session {
   const { worker, session: id, group, owner, policy_name: name, policy: digest, approval_ms: approvalMs } = admission;
-  const grants = new Grants(admission.tools, admission.rates, admission.is_unsafe);
+  const grants = new Grants(admission.tools, admission.rates, admission.is_unsafe, admission.runtimes);
   const hasCamelKeys = admission.transport !== "shm";
   const policy = { name, digest };
   return { worker, id, group, owner: owner ?? undefined, grants, policy, approvalMs, hasCamelKeys };

@@ -240,6 +240,12 @@ class Compiler {
           ? "it has processes of its own"
           : `seccomp: sessions, priorities, cores and clocks are the worker's own${process.mayFork ? "; but for sessions and groups, by which it signals its children" : ""}`,
       );
+    if (this.#policy.host.runtimes > 0)
+      this.#say(
+        "runtimes of JavaScript",
+        "limited",
+        `${this.#policy.host.runtimes} at once, as workers that end with its run; without network and files, but for what it may itself and asks for`,
+      );
     this.#say("new privileges (setuid, capabilities)", "denied", "no_new_privs; all capabilities are dropped");
     if (common.hasOwnUser) this.#say("user", "limited", "a user and group that are nobody's");
     else if (process.hasOwnUser)

@@ -203,6 +203,12 @@ const schema = z.strictObject({
         .record(tool, z.string().regex(/^\d{1,9}\/[smhd]$/, "must be a number and a time, as 10/m"))
         .optional()
         .describe("By tool, how many calls in what time, as 10/m."),
+      runtimes: z
+        .int()
+        .min(0)
+        .max(limit("policyRuntimes"))
+        .optional()
+        .describe("Runtimes of JavaScript that it may have at once, none of which may do more than it may itself."),
     })
     .optional()
     .describe("What the worker may ask the host for."),
@@ -272,8 +278,15 @@ export type Policy = {
     readonly tools: readonly string[];
     readonly group: string | undefined;
     readonly rates: Readonly<Record<string, string>>;
+    /** Of JavaScript, at once. */
+    readonly runtimes: number;
   };
 };
+
+/** Whether the worker asks the host for anything. */
+export function asksHost({ host }: Policy): boolean {
+  return host.tools.length > 0 || host.runtimes > 0;
+}
 
 /** Whether the worker may start the command that asks for it. */
 export function asksByShell({ host, process }: Policy): boolean {
@@ -436,7 +449,7 @@ function flatten(name: string, chain: readonly PolicyFile[], variables: Variable
       needsCgroup: limits.enforce === "cgroup",
     },
     audit: { hasNetwork: (audit.network ?? "all") === "all", hasDenied: audit.denied ?? true },
-    host: { tools: asked.tools ?? [], group: asked.group, rates: asked.rate ?? {} },
+    host: { tools: asked.tools ?? [], group: asked.group, rates: asked.rate ?? {}, runtimes: asked.runtimes ?? 0 },
   };
 }
 

@@ -26,11 +26,40 @@ _CLAIM_SECONDS = 10.0
 _LINES = 8
 
 
-class Kept(Engine):
+class Owned(Engine):
+    """One that ends with the connection by which it is owned."""
+
+    _owner: Ownership
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._waiting = threading.Lock()
+
+    def kill(self) -> None:
+        """By its shim, at once: to the daemon it is one that was stopped, not one that has failed."""
+        self._owner.begin_end()
+
+    def wait(self, timeout: float) -> bool:
+        with self._waiting:
+            return self._owner.wait(timeout)
+
+    def record(self) -> dict[str, str]:
+        status = self._owner.status
+        if status is None:
+            return {}
+        if os.WIFSIGNALED(status):
+            return {"kind": "signal", "status": str(os.WTERMSIG(status))}
+        return {"kind": "exit", "status": str(os.WEXITSTATUS(status))}
+
+    def forsake(self) -> None:
+        super().forsake()
+        self._waiting = threading.Lock()
+
+
+class Kept(Owned):
     def __init__(self, options: Options) -> None:
         """:raises RuntimeError: if no daemon answers, or it refuses it"""
         super().__init__(options)
-        self._waiting = threading.Lock()
         program = find_program(options.engine)
         try:
             with Ipcctl(socket_path(None), False) as daemon:
@@ -52,31 +81,11 @@ class Kept(Engine):
         except IpcError:
             return ""
 
-    def kill(self) -> None:
-        """By its shim, at once: to the daemon it is one that was stopped, not one that has failed."""
-        self._owner.begin_end()
-
-    def wait(self, timeout: float) -> bool:
-        with self._waiting:
-            return self._owner.wait(timeout)
-
-    def record(self) -> dict[str, str]:
-        status = self._owner.status
-        if status is None:
-            return {}
-        if os.WIFSIGNALED(status):
-            return {"kind": "signal", "status": str(os.WTERMSIG(status))}
-        return {"kind": "exit", "status": str(os.WEXITSTATUS(status))}
-
     def close(self) -> None:
         if not self.wait(END_SECONDS):
             self.signal(signal.SIGKILL)  # its shim hangs
         self._owner.close()
         self._let_go()
-
-    def forsake(self) -> None:
-        super().forsake()
-        self._waiting = threading.Lock()
 
 
 def _definition(options: Options, program: str) -> dict[str, Any]:

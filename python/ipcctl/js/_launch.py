@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
+from .. import _console, _contract
 from . import _pool
-from ._template import Options, resolve_confine, resolve_engine
+from ._template import WAY_OUT, Options, resolve_confine, resolve_engine
 
 if TYPE_CHECKING:
     from ._config import RuntimeConfig
@@ -27,5 +29,18 @@ def options_of(config: RuntimeConfig) -> Options:
 
 
 def take(config: RuntimeConfig) -> Guest:
-    """:raises RuntimeError: that says what is missing, and what to do"""
-    return _pool.take(options_of(config))
+    """:raises RuntimeError: that says what is missing, and what to do
+    :raises PermissionError: in a worker whose policy grants none, or not what is asked for
+    """
+    options = options_of(config)
+    if _contract.RUNTIMES_VARIABLE in os.environ:
+        from . import _asked  # takes long to load
+
+        return _asked.start(options)
+    try:
+        return _pool.take(options)
+    except RuntimeError as error:
+        if os.environ.get("IPCCTL_PLANE") is None and _console.plane is None:
+            raise
+        why = f"ipcctl.js: this worker may start no runtime of JavaScript itself: {WAY_OUT} ({error})"
+        raise PermissionError(why) from None

@@ -33,7 +33,7 @@ from ._template import Options, find_program, installation, require_version, spe
 if TYPE_CHECKING:
     from typing import Self
 
-_START_SECONDS = 30.0
+START_SECONDS = 30.0
 #: A shim ends within milliseconds of its engine.
 END_SECONDS = 5.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -48,7 +48,7 @@ _ENGINE_ROOM = 16 * 1024**2
 _UNUSED_ROOM = 32 * 1024**2
 _WALL_ROOM = 64 * 1024**2
 #: How an engine ends that gets no memory.
-_CRASHES = frozenset((signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV))
+CRASHES = frozenset((signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV))
 
 
 # ---- folders ----
@@ -157,7 +157,7 @@ class Guest:
         self._shim = shim
         self._lock = threading.RLock()
         self._reason: str | None = None
-        self._limit = None if options.max_memory is None else Limit(self, options.max_memory)
+        self._limit = Limit(self, options.max_memory) if options.max_memory is not None and shim.is_seen else None
         self._is_disposed = False
         _all.add(self)
 
@@ -263,7 +263,7 @@ def _engine(options: Options) -> Engine:
 
 def start(options: Options) -> Guest:
     """A new one. :raises RuntimeError: that says what is missing, and what to do"""
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + START_SECONDS
     try:
         end = End(_contract.SEGMENT_VERSION)
     except OSError as error:
@@ -275,14 +275,7 @@ def start(options: Options) -> Guest:
         raise
     try:
         shim.open(end, deadline)
-        end.half.close()
-        first = end.receive(max(0.0, deadline - time.monotonic()))
-        if first is None:
-            raise shim.failed(f"it said nothing within {_START_SECONDS:g} s")
-        kind, _, hello = first
-        if kind != _contract.TO_CLIENT_HELLO:
-            raise shim.failed(f"its first message is of kind {kind}")
-        return Guest(options, shim, end, hello)
+        return greet(options, shim, end, deadline)
     except BaseException as error:
         shim.kill()
         end.close()
@@ -292,8 +285,23 @@ def start(options: Options) -> Guest:
         raise error from None
 
 
+def greet(options: Options, shim: Engine, end: End, deadline: float) -> Guest:
+    """Once it has said hello. :raises RuntimeError, BrokenChannel:"""
+    end.half.close()
+    first = end.receive(max(0.0, deadline - time.monotonic()))
+    if first is None:
+        raise shim.failed(f"it said nothing within {START_SECONDS:g} s")
+    kind, _, hello = first
+    if kind != _contract.TO_CLIENT_HELLO:
+        raise shim.failed(f"its first message is of kind {kind}")
+    return Guest(options, shim, end, hello)
+
+
 class Engine:
     """The process, whoever keeps it."""
+
+    #: Its memory can be looked at, and limited, from here.
+    is_seen = True
 
     def __init__(self, options: Options) -> None:
         """:raises RuntimeError:"""
@@ -362,7 +370,7 @@ class Engine:
         used = int(record.get("cpu_us", "0")) / 1e6
         if number == signal.SIGXCPU or (number == signal.SIGKILL and max_cpu is not None and used >= max_cpu):
             return "processor time limit exceeded"
-        if number in _CRASHES and limit is not None and limit.was_near(int(record.get("max_rss_bytes", "0"))):
+        if number in CRASHES and limit is not None and limit.was_near(int(record.get("max_rss_bytes", "0"))):
             return limit.says()
         return f"killed by signal {number}"
 
@@ -439,7 +447,7 @@ class _Shim(Engine):
             # It closes them once the engine has begun.
             while True:
                 if not is_readable(self._errors, max(0.0, deadline - time.monotonic())):
-                    raise self.failed(f"its shim did not start it within {_START_SECONDS:g} s")
+                    raise self.failed(f"its shim did not start it within {START_SECONDS:g} s")
                 part = os.read(self._errors, _TEXT_BYTES)
                 if not part:
                     break
@@ -530,6 +538,8 @@ class _Reaper:
 
     def forsake(self) -> None:
         self._killed: deque[Engine] = deque()
+        #: Those that have not ended yet.
+        self.count = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_over = False
@@ -538,6 +548,7 @@ class _Reaper:
         with self._changed:
             if not self._is_over:
                 self._killed.append(shim)
+                self.count += 1
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="ipcctl.js reaper", daemon=True)
                     self._thread.start()
@@ -554,6 +565,14 @@ class _Reaper:
                     self._changed.wait()
                 shim = self._killed.popleft()
             shim.close()
+            with self._changed:
+                self.count -= 1
+
+    def settle(self, most: int) -> None:
+        """Waits a while until those that are used and those that end are fewer than this."""
+        deadline = time.monotonic() + END_SECONDS
+        while self.count > 0 and len(_all) + self.count >= most and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
 
     def finish(self) -> None:
         """Waits for all; who is killed later is waited for at once."""
@@ -566,6 +585,11 @@ class _Reaper:
 
 
 _reaper = _Reaper()
+
+
+def settle(most: int) -> None:
+    """Before one more is asked for, of so many: those that were disposed of have ended, if that is needed."""
+    _reaper.settle(most)
 
 
 def end_all() -> None:

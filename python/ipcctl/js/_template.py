@@ -31,32 +31,19 @@ if TYPE_CHECKING:
 _SPEC_VERSION = 2
 _MIB = 1024**2
 _RLIMIT_CPU, _RLIMIT_DATA, _RLIMIT_CORE = 0, 2, 4
-#: What a runtime may have without a limit of its own; and, with one, what an engine reserves and takes for itself.
-_MEMORY = 2 * 1024**3
-_RESERVED = {"bun": 512 * 1024**2, "v8": 1024**3}
-#: JavaScriptCore reserves two gigabytes for code and for shapes of objects, all of which counts against a limit of
-#: memory. Without room for code it runs many times slower, and does not say so.
-_ENGINE_ENVIRONMENT = {
-    "BUN_JSC_jitMemoryReservationSize": "67108864",
-    "BUN_JSC_structureHeapSizeInKB": "131072",
-    # Memory that is only reserved would count as well, a gigabyte of it.
-    "MIMALLOC_ARENA_EAGER_COMMIT": "0",
-    "BUN_RUNTIME_TRANSPILER_CACHE_PATH": "0",
-    # It collects garbage each second otherwise, whether there is any or not, besides when memory is taken.
-    "BUN_GC_TIMER_INTERVAL": "300000",
-}
-#: By how much its machine is larger for an engine whose guest has a limit: it collects garbage when a quarter is used.
-_RAM_FACTOR = 4
-#: MiB without which V8 does not start.
-_OLD_SPACE_MIN = 8
-_THREADS = 64
-_OPEN_FILES = 512
+_START = json.loads(_contract.ENGINE_START)
+_MEMORY, _RESERVED = _START["memory"], _START["reserved"]
+_RAM_FACTOR, _OLD_SPACE_MIN = _START["ram_factor"], _START["old_space_min"]
+_POLICY = _START["policy"]
+_ENGINE_ENVIRONMENT: dict[str, str] = _POLICY["env"]["set"]
+#: Variables that a guest has from its program.
+PASSED: tuple[str, ...] = tuple(_START["passed"])
 #: What an engine prints is of use only where it crashes.
 _LOG_FILES = 2
 _LOG_BYTES = 65_536
 _COMPILE_SECONDS = 60.0
-#: Variables that a guest has from its program.
-_PASSED = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")
+#: For a worker of the daemon.
+WAY_OUT = "`ipcctl start SCRIPT --allow-runtimes N`, or host.runtimes of its policy, lets it have N of them"
 _WAYS_OUT = "confine=False, or IPCCTL_JS_UNCONFINED=1, runs JavaScript with all rights of this user"
 
 
@@ -188,15 +175,15 @@ _ENGINES = {
         "Bun 1.4.4 or newer, before 2",
         lambda version: (1, 4, 4) <= version < (2,),
         "`pip install 'ipcctl[bun]'` or `npm install -g bun`, or name its program in IPCCTL_JS_BUN",
-        ("--no-env-file", "--config=/dev/null", "--tsconfig-override=/dev/null", "--no-install"),
-        "engine.js",
+        tuple(_START["flags"]["bun"]),
+        _START["programs"]["bun"],
     ),
     "v8": _Engine(
         "Node 22.21 or newer of 22, or 24.8 or newer",
         lambda version: _NODE_MIN <= version < _NODE_NONE or version >= _NODE_AGAIN,
         "`pip install 'ipcctl[node]'`, or name its program in IPCCTL_JS_NODE",
-        ("--experimental-vm-modules", "--disable-warning=ExperimentalWarning"),
-        "engine.node.js",
+        tuple(_START["flags"]["v8"]),
+        _START["programs"]["v8"],
     ),
 }
 
@@ -251,7 +238,7 @@ def _frame(kind: int, payload: bytes) -> bytes:
 
 def environment_of(options: Options) -> dict[str, str]:
     """What an engine has besides what its policy says."""
-    environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    environment = {name: os.environ[name] for name in PASSED if name in os.environ}
     if options.max_memory is not None:  # so that it collects garbage before it has as much
         old = max(_OLD_SPACE_MIN, options.max_memory // _MIB)
         environment["BUN_JSC_forceRAMSize"] = str(options.max_memory * _RAM_FACTOR)
@@ -346,19 +333,13 @@ def policy_of(options: Options, has_limits: bool = False) -> str:
     limits = (_memory(options), options.max_cpu) if has_limits else (_MEMORY, None)
     return json.dumps(
         {
-            "version": 1,
-            "description": "JavaScript that a program evaluates: no network, no files, no programs.",
-            "extends": "strict",
-            "files": {"scratch": None, "read": _shown(options)},
-            "env": {"set": _ENGINE_ENVIRONMENT},
-            "process": {"procfs": "self", "threads": _THREADS},
+            **_POLICY,
+            "files": {**_POLICY["files"], "read": _shown(options)},
             "limits": {
+                **_POLICY["limits"],
                 "memory": f"{limits[0] // _MIB}M",
                 "cpuSeconds": None if limits[1] is None else _seconds(limits[1]),
-                **dict.fromkeys(("addressSpace", "cpuPercent", "pids", "fileSize"), None),
-                "openFiles": _OPEN_FILES,
             },
-            "audit": {"denied": False},
         }
     )
 

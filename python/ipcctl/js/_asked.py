@@ -1,0 +1,143 @@
+"""A runtime in a confined worker, which can start none: the host is asked for it, and the daemon starts it.
+
+The worker owns it by a connection that comes with the channel, so that it ends with the run, whatever becomes of the
+daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from .. import _contract
+from .._backend import BrokenChannel
+from .._end import End, Ownership
+from .._serving import serving
+from ..host import HostError, call
+from ._kept import Owned
+from ._process import CRASHES, END_SECONDS, START_SECONDS, Guest, greet, is_readable, settle
+from ._template import PASSED, WAY_OUT, Options
+
+if TYPE_CHECKING:
+    from ._process import Limit
+
+#: The channel is sent before the answer.
+_RELAY_SECONDS = 5.0
+_REFUSED = ("UNAUTHORIZED", "NOT_GRANTED")
+
+
+class Asked(Owned):
+    """The engine behind an answer of the host."""
+
+    is_seen = False
+
+    def __init__(self, options: Options) -> None:
+        """:raises PermissionError, RuntimeError:"""
+        super().__init__(options)
+        asked = {
+            "max_memory": options.max_memory,
+            "max_cpu": options.max_cpu,
+            "allow_net": list(options.allow_net),
+            "allow_read": [os.path.abspath(path) for path in options.allow_read],
+        }
+        with _starting:
+            try:
+                answer = call(
+                    _contract.START_RUNTIME,
+                    deadline=START_SECONDS,
+                    engine=options.engine,
+                    env={name: os.environ[name] for name in PASSED if name in os.environ},
+                    **{name: value for name, value in asked.items() if value},
+                )
+            except HostError as error:
+                if error.code in _REFUSED:
+                    raise PermissionError(f"ipcctl.js: {error}; {WAY_OUT}") from None
+                raise RuntimeError(f"ipcctl.js: the host starts no runtime: {error}") from None
+            relayed = serving().take_relay(answer["label"], _RELAY_SECONDS)
+        if relayed is None:
+            raise RuntimeError("ipcctl.js: the channel to the runtime has not come")
+        self._name: str = answer["name"]
+        self.pid = int(answer["pid"])
+        self._owner = Ownership.over(relayed.fds.pop(), self._name)
+        try:
+            self.end = End(_contract.SEGMENT_VERSION, relayed)
+        except BaseException:
+            relayed.close()
+            self._owner.begin_end()
+            raise
+
+    @property
+    def is_running(self) -> bool:
+        held = self._owner.fileno()
+        return held >= 0 and not is_readable(held, 0)
+
+    def signal(self, number: int) -> None:
+        """By the daemon, which nobody waits for."""
+        if number == signal.SIGINT:
+            threading.Thread(target=self._interrupt, name="ipcctl.js interrupt", daemon=True).start()
+        else:
+            self.kill()
+
+    def _interrupt(self) -> None:
+        try:
+            call(_contract.INTERRUPT_RUNTIME, name=self._name)
+        except HostError:
+            pass  # whoever waits for it kills it after a while
+
+    def failed(self, why: str) -> RuntimeError:
+        self.kill()
+        return RuntimeError(f"ipcctl.js: the runtime did not start: {why}")
+
+    def how_it_ended(self, limit: Limit | None) -> str:
+        number = int(self.record().get("status", "0"))
+        most = self._options.max_memory
+        if most is not None and number in CRASHES and self.record().get("kind") == "signal":
+            return f"heap limit exceeded: it may have {most} bytes"
+        return super().how_it_ended(limit)
+
+    def close(self) -> None:
+        self.wait(END_SECONDS)
+        self._owner.leave()
+
+
+class _Starting:
+    """Channels that come without being waited for any more are closed, once nobody waits for any."""
+
+    def __init__(self) -> None:
+        self.forsake()
+
+    def forsake(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count == 0:
+                serving().drop_relays()
+
+
+_starting = _Starting()
+os.register_at_fork(after_in_child=_starting.forsake)
+
+
+def start(options: Options) -> Guest:
+    """:raises PermissionError: naming the flag, or what the policy of this worker does not grant itself
+    :raises RuntimeError: if it has as many as it may have, or nobody answers
+    """
+    confined = options._replace(confine=True)
+    # One that was disposed of counts until it has ended.
+    settle(int(os.environ[_contract.RUNTIMES_VARIABLE]))
+    shim = Asked(confined)
+    deadline = time.monotonic() + START_SECONDS
+    try:
+        return greet(confined, shim, shim.end, deadline)
+    except BrokenChannel as error:
+        raise shim.failed(str(error)) from None
