@@ -133,8 +133,9 @@ export const ENGINE_START = {
     v8: ["--experimental-vm-modules", "--disable-warning=ExperimentalWarning"],
   },
   programs: { bun: "engine.js", v8: "engine.node.js" },
-  /** What a runtime may have without a limit of its own; and, with one, what an engine reserves and takes for itself. */
+  /** What a runtime may have without a limit of its own. */
   memory: 2048 * MIB,
+  /** What an engine reserves and takes for itself, beside what a guest may have. */
   reserved: { bun: 512 * MIB, v8: 1024 * MIB },
   /** By how much its machine is larger for a guest that has a limit: it collects garbage when a quarter is used. */
   ram_factor: 4,
@@ -149,8 +150,8 @@ export const ENGINE_START = {
     files: { scratch: null },
     /**
      * JavaScriptCore reserves two gigabytes for code and for shapes of objects, all of which counts against a limit of
-     * memory. Without room for code it runs many times slower, and does not say so. Memory that mimalloc only reserves
-     * would count as well. Garbage is collected each second otherwise, whether there is any or not.
+     * memory. Without room for code it runs many times slower, and does not say so. What mimalloc only reserves would
+     * count as well. Garbage is collected each second otherwise, whether there is any or not.
      */
     env: {
       set: {

@@ -77,7 +77,8 @@ class End:
                 raise
             head = struct.pack("<II", version, capacity)
             kind = bytes((_contract.CHANNEL_CALLS,)) if version > _contract.SEGMENT_VERSION_MIN else b""
-            self.half = Half(head + kind, [memory, their_bell.detach(), their_descriptors.detach(), their_life])
+            theirs = [memory, their_bell.detach(), their_descriptors.detach(), their_life]
+            self.half = Half(head + kind, theirs)
         else:
             (capacity,) = struct.unpack_from("<I", relayed.payload, _contract.OPEN_CAPACITY)
             memory, bell, shared = relayed.fds

@@ -93,7 +93,7 @@ export class HostCalls implements Disposable {
     this.#runtimes = new WorkerRuntimes({
       ...{ registry, placeOf },
       workerOf: (session) =>
-        registry().everyWorker.find((worker) => worker.live !== undefined && sessionOf(worker, worker.live.run) === session),
+        registry().everyWorker.find((one) => one.live !== undefined && sessionOf(one, one.live.run) === session),
       policyOf: ({ policy, config }) =>
         loadPolicy(policy, { project: config.cwd, home: homeOf(config.base_env ?? process.env) }),
     });

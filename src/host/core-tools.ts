@@ -89,10 +89,9 @@ export const CORE_TOOLS: ReadonlyMap<string, HostTool> = new Map(
   }),
 );
 
-const variable = { type: "string", maxLength: 256 };
 const NAMES_MAX = limit("policyHosts");
 
-/** For a worker whose policy grants runtimes of JavaScript: the package asks for them, and the daemon carries it out. */
+/** For a worker whose policy grants runtimes of JavaScript: the package asks, and the daemon carries it out. */
 export const RUNTIME_TOOLS: ReadonlyMap<string, HostTool> = new Map(
   [
     {
@@ -107,7 +106,7 @@ export const RUNTIME_TOOLS: ReadonlyMap<string, HostTool> = new Map(
           allow_read: { type: "array", maxItems: NAMES_MAX, items: { type: "string" } },
           env: {
             ...{ type: "object", additionalProperties: false },
-            properties: Object.fromEntries(ENGINE_START.passed.map((name) => [name, variable])),
+            properties: Object.fromEntries(ENGINE_START.passed.map((name) => [name, { type: "string" }])),
           },
         },
       },

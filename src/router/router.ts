@@ -72,10 +72,10 @@ const admission = z.strictObject({
   policy: z.string(),
   policy_name: z.string(),
   /** How long a person is asked. */
-  /** Of JavaScript, at once. */
-  runtimes: z.int().min(0).default(0),
   approval_ms: z.int().min(0).max(limit("approvalMs")),
   transport: z.enum(TRANSPORTS),
+  /** Of JavaScript, at once. */
+  runtimes: z.int().min(0).default(0),
 });
 /** Who will be at the other end of a channel, and what its policy grants. */
 export type Admission = z.infer<typeof admission>;

@@ -5,7 +5,7 @@ import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { WorkerStatus } from "../../src/protocol/status.ts";
 import { callIn } from "../host/asking.ts";
-import { Home, isAlive, waitUntil, withDaemon, workerPrelude } from "../home.ts";
+import { Home, waitUntil, workerPrelude } from "../home.ts";
 
 const POLICIES = ["no-network", "strict", "analysis"] as const;
 
@@ -108,8 +108,9 @@ def pid():
 ipcctl.serve()
 `;
 
-async function runtimesOf(ipc: Ipcctl, worker: string): Promise<WorkerStatus[]> {
-  const all = await ipc.list();
+async function runtimesOf(home: Home, worker: string): Promise<WorkerStatus[]> {
+  const { stdout } = await home.cli("status", "--all", "--json");
+  const all = JSON.parse(stdout) as WorkerStatus[];
   return all.filter(({ kind, name }) => kind === "runtime" && name.startsWith(`runtime-${worker}-`));
 }
 
@@ -151,7 +152,7 @@ describe.each(POLICIES)("under %s", (policy) => {
     expect(await call<Told>(name, "evaluate", "a", "throw new TypeError('no')")).toMatchObject({
       type: "JavaScriptError",
     });
-    const found = await runtimesOf(ipc, name);
+    const found = await runtimesOf(home, name);
     expect(found).toHaveLength(1);
     expect(found[0]).toMatchObject({ kind: "runtime", life: "ephemeral", pid });
     expect(found[0]!.owner).toBe(`process:${(await ipc.status(name)).pid}`);
@@ -169,7 +170,7 @@ describe.each(POLICIES)("under %s", (policy) => {
 
   test("100 are made and disposed of, and nothing of them stays", async () => {
     expect(await call<number[]>(name, "many", 100)).toEqual(Array.from({ length: 100 }, (_, at) => at + 1));
-    await waitUntil(async () => (await runtimesOf(ipc, name)).length === 1, "only the first one is left");
+    await waitUntil(async () => (await runtimesOf(home, name)).length === 1, "only the first one is left");
   });
 
   test("endless code ends with its time, and the runtime goes on", async () => {
@@ -190,23 +191,19 @@ test("what runs unconfined starts them itself", async () => {
   await start("trusted", "trusted", undefined);
   expect(await call<Taken>("trusted", "take", "a")).toMatchObject({ confined: true });
   expect(await call<unknown>("trusted", "evaluate", "a", "1 + 1")).toBe(2);
-  expect(await runtimesOf(ipc, "trusted")).toEqual([]);
+  expect(await runtimesOf(home, "trusted")).toEqual([]);
 });
 
 describe("no wider policy", () => {
   test("it reaches what the worker may reach, and names what that may not", async () => {
     await start("net", "strict", 4, { allow: { net: ["127.0.0.1:9", "*.example.org:443"] } });
-    const take = (host: string): Promise<Taken | Told> => call("net", "take", host, { allow_net: [host] });
-    const named = async (...args: unknown[]): Promise<Taken | Told> => {
-      const worker = await ipc.worker("net");
-      using _ = worker;
-      return await worker.callWith<Taken | Told>("take", args.slice(0, 1), args[1] as Record<string, unknown>);
-    };
-    void take;
-    expect(await named("a", { allow_net: ["127.0.0.1:9"] })).toMatchObject({ confined: true });
-    expect(await named("b", { allow_net: ["api.example.org:443"] })).toMatchObject({ confined: true });
+    using worker = await ipc.worker("net");
+    const take = (name: string, host: string): Promise<Taken | Told> =>
+      worker.callWith<Taken | Told>("take", [name], { kwargs: { allow_net: [host] } });
+    expect(await take("a", "127.0.0.1:9")).toMatchObject({ confined: true });
+    expect(await take("b", "api.example.org:443")).toMatchObject({ confined: true });
     for (const host of ["127.0.0.1:10", "example.org:443", "*.org:443", "api.example.org:80"])
-      expect(await named("c", { allow_net: [host] })).toMatchObject({
+      expect(await take("c", host)).toMatchObject({
         type: "PermissionError",
         text: expect.stringContaining(host),
       });
@@ -220,13 +217,18 @@ describe("no wider policy", () => {
     symlinkSync("/etc", join(written, "link"));
     symlinkSync("/etc", join(folder, "link"));
     await start("files", "strict", 4, { allow: { read: [folder], write: [written] } });
-    const worker = await ipc.worker("files");
-    using _ = worker;
+    using worker = await ipc.worker("files");
     const take = (name: string, path: string): Promise<Taken | Told> =>
-      worker.callWith<Taken | Told>("take", [name], { allow_read: [path] });
+      worker.callWith<Taken | Told>("take", [name], { kwargs: { allow_read: [path] } });
     expect(await take("a", join(folder, "below"))).toMatchObject({ confined: true });
     expect(await take("b", written)).toMatchObject({ confined: true });
-    for (const path of ["/etc", home.dir, join(written, "link"), join(written, "link/passwd"), join(folder, "link")])
-      expect(await take("c", path)).toMatchObject({ type: "PermissionError", text: expect.stringContaining(path) });
+    for (const [path, named] of [
+      ["/etc", "/etc"],
+      [home.dir, home.dir],
+      [join(written, "link"), written],
+      [join(written, "link/passwd"), written],
+      [join(folder, "link"), join(folder, "link")],
+    ] as const)
+      expect(await take("c", path)).toMatchObject({ type: "PermissionError", text: expect.stringContaining(named) });
   });
 });

@@ -119,6 +119,11 @@ const BOUNDS: Partial<Record<keyof typeof LIMITS, (count: number) => unknown>> =
       JSON.stringify({ version: 1, host: { tools: Array.from({ length: count }, (_, at) => `p.t${at}`) } }),
       "p",
     ),
+  policyRuntimes: (count) => {
+    const host = { runtimes: count };
+    parsePolicy(JSON.stringify({ version: 1, host }), "p");
+    parseAppConfig(JSON.stringify({ name: "a", command: "true", allow: host }), "/");
+  },
   valueDepth: (count) => {
     let value: unknown[] = [];
     for (let level = 1; level < count; level++) value = [value];

@@ -19,7 +19,7 @@ from .._serving import serving
 from ..host import HostError, call
 from ._kept import Owned
 from ._process import CRASHES, END_SECONDS, START_SECONDS, Guest, greet, is_readable, settle
-from ._template import PASSED, WAY_OUT, Options
+from ._template import PASSED, WAY_OUT, Options, readable
 
 if TYPE_CHECKING:
     from ._process import Limit
@@ -41,7 +41,7 @@ class Asked(Owned):
             "max_memory": options.max_memory,
             "max_cpu": options.max_cpu,
             "allow_net": list(options.allow_net),
-            "allow_read": [os.path.abspath(path) for path in options.allow_read],
+            "allow_read": readable(options),
         }
         with _starting:
             try:
