@@ -82,7 +82,7 @@ export const FROM_ENGINE_FIELDS: Readonly<Record<keyof typeof FROM_ENGINE, strin
   end: "request: the stream that it reads has ended",
   invoke: "number, operation, arguments, request in which it is called or 0, whether it waits for the answer",
   hello: "0, `{pid, engine, version, jit}`: the first message",
-  want: "stream of Python: one more item, of which there is none under way",
+  want: "stream of Python, n: more items, while none is under way",
   leave: "stream of Python: it is not read any more",
   forget: "number of a segment of the engine that it has released",
   drop: "0, numbers of operations that JavaScript does not hold any more",
@@ -108,7 +108,7 @@ export const REFERENCE = {
   engineStream: 2,
   /** An operation of Python, which JavaScript calls as a function: number, whether it is async, name. */
   operation: 3,
-  /** An async iterable of Python: number. */
+  /** An async iterable of Python: number, how many items may wait. */
   pythonStream: 4,
 } as const;
 

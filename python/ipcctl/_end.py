@@ -105,6 +105,8 @@ class End:
         self._part_bytes = self._tx.capacity // 4
         self._is_rung_off = self._is_woken = False
         self._waker: int | None = None
+        #: A thread waits in :meth:`get`: a descriptor that is closed meanwhile may be another one by then.
+        self._is_getting = self._is_released = False
         self.is_open = True
         _held.add(self)
 
@@ -208,9 +210,16 @@ class End:
         :raises BrokenChannel: if the other side is gone, or violated the protocol
         """
         while not self._outbox:
-            if not self.is_open:
-                raise BrokenChannel(self._why())
-            frame = self._rx.get(self._bell, _LOOK_US, timeout)
+            # Before it is looked whether it is open, so that whoever closes it leaves the descriptors to us.
+            self._is_getting = True
+            try:
+                if not self.is_open:
+                    raise BrokenChannel(self._why())
+                frame = self._rx.get(self._bell, _LOOK_US, timeout)
+            finally:
+                self._is_getting = False
+                if not self.is_open:
+                    self._release()
             if frame is False:
                 raise BrokenChannel(self._why())
             if frame is None:
@@ -322,7 +331,8 @@ class End:
                 self._bell.shutdown(socket.SHUT_RDWR)  # a thread that waits notices it
             except OSError:
                 pass
-            self._release()
+            if not self._is_getting:
+                self._release()
 
     def forsake(self) -> None:
         self._lock = threading.RLock()  # a thread of the parent may have held it
@@ -331,6 +341,10 @@ class End:
             self._release()
 
     def _release(self) -> None:
+        with self._lock:
+            is_released, self._is_released = self._is_released, True
+        if is_released:
+            return
         self._bell.close()
         self.sharing.close()
         if self._life >= 0:

@@ -31,8 +31,8 @@ export class Streams implements Part {
   /** Those of Python that the guest may still read. */
   readonly #streams = new Map<number, WeakRef<object>>();
   readonly #handles = new Map<number, WeakRef<Handle>>();
-  /** An item of them is wanted: they stay even if only a promise knows of them. */
-  readonly #wanted = new Map<number, Handle>();
+  /** Items of them are under way: they stay even if only a promise knows of them. */
+  readonly #wanted = new Map<number, { readonly handle: Handle; left: number }>();
   readonly #gone = new FinalizationRegistry((number: number) => this.#leave(number));
 
   constructor(session: Session) {
@@ -42,7 +42,7 @@ export class Streams implements Part {
       isStream: (value) => this.#isStream(value),
       lendStream: (stream) => this.#lend(stream),
       lentStream: (number) => this.#found(number).stream,
-      stream: (number) => this.#stream(number),
+      stream: (number, ahead) => this.#stream(number, ahead),
     } satisfies Partial<References>);
   }
 
@@ -160,15 +160,16 @@ export class Streams implements Part {
 
   // ---- of Python ----
 
-  #stream(number: number): object {
+  #stream(number: number, ahead: number): object {
     const known = this.#streams.get(number)?.deref();
     if (known) return known;
     const pull = (handle: Handle): void => {
       if (this.#wanted.has(number) || !this.#handles.has(number)) return;
-      this.#wanted.set(number, handle);
-      this.#session.tell([TO.want, number]);
+      const left = Math.max(1, ahead);
+      this.#wanted.set(number, { handle, left });
+      this.#session.tell([TO.want, number, left]);
     };
-    const { stream, handle } = this.#web.make().source(pull, () => this.#leave(number));
+    const { stream, handle } = this.#web.make().source(pull, () => this.#leave(number), ahead);
     this.#streams.set(number, new WeakRef(stream));
     this.#handles.set(number, new WeakRef(handle));
     this.#gone.register(handle, number);
@@ -176,15 +177,16 @@ export class Streams implements Part {
   }
 
   #handle(number: number): Handle | undefined {
-    const handle = this.#wanted.get(number) ?? this.#handles.get(number)?.deref();
-    this.#wanted.delete(number);
-    return handle;
+    const wanted = this.#wanted.get(number);
+    if (wanted && --wanted.left <= 0) this.#wanted.delete(number);
+    return wanted?.handle ?? this.#handles.get(number)?.deref();
   }
 
   /** Its end has come: whoever comes across it later finds it ended. */
   #over(number: number): Handle | undefined {
     const handle = this.#handle(number);
     this.#handles.delete(number);
+    this.#wanted.delete(number);
     return handle;
   }
 

@@ -28,7 +28,7 @@ export type References = {
   readonly operation: (number: number, isAsync: boolean, name: string) => Function;
   /** The stream behind a number of ours, and behind one of Python. */
   readonly lentStream: (number: number) => object;
-  readonly stream: (number: number) => object;
+  readonly stream: (number: number, ahead: number) => object;
 };
 
 const TYPED = Object.getPrototypeOf(Uint8Array.prototype) as object;
@@ -392,15 +392,15 @@ export class GuestReader extends Reader {
   }
 
   protected override named(parts: unknown): unknown {
-    const [what, kind, number, isAsync, name] = [0, 1, 2, 3, 4].map((at) => (parts as unknown[])[at]); // no iterator of the guest
+    const [what, kind, number, more, name] = [0, 1, 2, 3, 4].map((at) => (parts as unknown[])[at]); // no iterator of the guest
     if (what === "ipcctl.Shared") return this.#shared(kind);
     if (what !== "ipcctl.Reference" || !Number.isSafeInteger(number))
       throw malformed("tag 27 on something other than a reference");
     if (kind === REFERENCE.function) return this.#references.found(number as number);
     if (kind === REFERENCE.operation)
-      return this.#references.operation(number as number, isAsync === true, String(name));
+      return this.#references.operation(number as number, more === true, String(name));
     if (kind === REFERENCE.engineStream) return this.#references.lentStream(number as number);
-    if (kind === REFERENCE.pythonStream) return this.#references.stream(number as number);
+    if (kind === REFERENCE.pythonStream) return this.#references.stream(number as number, more as number);
     throw malformed("a reference of an unknown kind");
   }
 }

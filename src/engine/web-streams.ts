@@ -20,10 +20,11 @@ export type WebStreams = {
   ) => void;
   /** @param reader ours; without one, a stream that the guest reads is left alone */
   readonly cancel: (stream: object, reader: object | undefined) => void;
-  /** A stream that is filled from outside: `pull` asks for an item, which `put` of the handle brings. */
+  /** A stream that is filled from outside: `pull` asks for items, which `put` of the handle brings. */
   readonly source: (
     pull: (handle: Handle) => void,
     left: () => void,
+    ahead: number,
   ) => { readonly stream: object; readonly handle: Handle };
 };
 
@@ -237,13 +238,13 @@ const START = `((kept, library) => {
     cancel: (stream, reader) => {
       quietly(reader === undefined ? apply(cancelStream, stream, []) : apply(cancelReader, reader, []));
     },
-    source: (pull, left) => {
+    source: (pull, left, ahead) => {
       let controller;
       const act = (fn, args) => { try { apply(fn, controller, args); } catch {} };
       const handle = { __proto__: null, put: (value) => { act(enqueue, [value]); }, close: () => { act(close, []); },
         fail: (error) => { act(fail, [error]); } };
       const stream = new ReadableStream({ __proto__: null, start: (one) => { controller = one; },
-        pull: guarded(() => { pull(handle); }), cancel: guarded(left) }, { __proto__: null, highWaterMark: 0 });
+        pull: guarded(() => { pull(handle); }), cancel: guarded(left) }, { __proto__: null, highWaterMark: ahead });
       return { stream, handle };
     },
   };

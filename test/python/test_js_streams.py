@@ -13,8 +13,10 @@ import time
 import unittest
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import support  # noqa: F401 it finds the package
+from ipcctl import _contract
 from ipcctl.js import JavaScriptError, JsStream, PyStreamSource, Runtime, RuntimeTerminated
 from needs import skip_unless
 
@@ -704,6 +706,73 @@ class Guest(Case):
         for _ in range(100):
             next(stream)
         self.assertLess(self.runtime.get_stats().physical_total_bytes, 300e6)
+
+
+class Hostile(Case):
+    """Messages that an engine could send that its guest has taken over."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.session = self.runtime._session
+        self.sent: list[list[Any]] = []
+        put = self.session._put
+        self.session._put = lambda message: (self.sent.append(message), put(message))[1]  # type: ignore[method-assign]
+
+    def take(self, *message: Any) -> None:
+        """As if the engine had sent it."""
+        from ipcctl._backend import dumps
+
+        with mock.patch.object(self.session, "_end", mock.Mock(wraps=self.session._end)) as end:
+            end.get.side_effect = lambda timeout: dumps(list(message), 1 << 20)
+            self.session._read(0.0)
+
+    def ends(self, *message: Any) -> None:
+        self.take(*message)
+        with self.assertRaisesRegex(RuntimeTerminated, "malformed message"):
+            self.js("1")
+
+    def test_a_stream_that_is_not_there_is_told_to_be_at_its_end_or_ignored(self) -> None:
+        self.take(_contract.FROM_ENGINE_WANT, 99, 1)
+        self.assertEqual(self.sent, [[_contract.TO_ENGINE_CLOSE, 99]])
+        self.take(_contract.FROM_ENGINE_LEAVE, 99)
+        self.take(_contract.FROM_ENGINE_END, 99)
+        self.take(_contract.FROM_ENGINE_RESULT, 99, "item")
+        self.assertEqual(self.js("1 + 1"), 2)
+
+    def test_more_is_wanted_than_was_sent_and_one_item_is_made(self) -> None:
+        async def want() -> None:
+            source = Counted()
+            self.js("(s) => { globalThis.reader = s.getReader(); }")(source)
+            for _ in range(100):
+                self.take(_contract.FROM_ENGINE_WANT, 1, 50)
+            await asyncio.sleep(0.05)
+            self.assertEqual(source.made, 1)
+
+        asyncio.run(want())
+
+    def test_an_end_comes_twice(self) -> None:
+        stream = self.js("ReadableStream.from([])")
+        self.assertEqual(list(stream), [])
+        number = self.sent[-1][1]
+        self.take(_contract.FROM_ENGINE_END, number)
+        self.take(_contract.FROM_ENGINE_END, number)
+        self.assertEqual(list(stream), [])
+
+    def test_the_end_of_an_evaluation_ends_the_runtime(self) -> None:
+        request = self.session.begin("eval", [_contract.TO_ENGINE_EVAL, 0, "new Promise(() => {})", "x", None, True])
+        self.ends(_contract.FROM_ENGINE_END, request.number)
+        self.assertIsInstance(request.error, RuntimeTerminated)
+
+    def test_a_read_that_is_told_to_be_pending_ends_the_runtime(self) -> None:
+        stream = self.js("new ReadableStream({})")
+        request = self.runtime._streams.begin(stream._number, lambda _: None)
+        self.ends(_contract.FROM_ENGINE_PENDING, request.number)
+
+    def test_numbers_that_are_none_end_the_runtime(self) -> None:
+        for kind in (_contract.FROM_ENGINE_WANT, _contract.FROM_ENGINE_LEAVE, _contract.FROM_ENGINE_END):
+            for number in ({}, [1], "x", None, 1.5):
+                self.setUp()
+                self.ends(kind, number)
 
 
 if __name__ == "__main__":

@@ -436,14 +436,18 @@ class Runtime:
 
     # ---- streams ----
 
-    def stream_from_async_iterable(self, iterable: AsyncIterable[Any] | Iterable[Any] | IO[Any]) -> PyStreamSource:
+    def stream_from_async_iterable(
+        self, iterable: AsyncIterable[Any] | Iterable[Any] | IO[Any], *, ahead: int = 0
+    ) -> PyStreamSource:
         """What JavaScript gets as a ReadableStream, as an argument or in any other value.
 
         An item is taken when JavaScript wants to have it, in the event loop that runs here; what is not async, such as
         a generator or a file, which is read in parts of 64 KiB, is taken in threads.
+
+        :param ahead: how many items may be made before they are wanted, so that they come while others are used
         """
         self._usable()
-        return self._streams.source(iterable)
+        return self._streams.source(iterable, ahead)
 
     async def create_js_stream_from_python(self, iterable: AsyncIterable[Any] | Iterable[Any] | IO[Any]) -> int:
         """The same by a number, for which ``__jsrun_get_stream__(number)`` gives the stream in JavaScript."""

@@ -478,6 +478,8 @@ class Session:
                 request.finish(None, self._error(request, message[2]))
         elif kind == FROM_ENGINE_PENDING:
             if (request := self.requests.get(number)) is not None:
+                if request.kind == "stream":
+                    raise ValueError("a read that is pending")
                 request.is_pending = True
                 request.context = contextvars.copy_context()
         elif kind == FROM_ENGINE_INVOKE:

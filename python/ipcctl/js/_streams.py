@@ -20,6 +20,8 @@ from .._contract import (
     FROM_ENGINE_END,
     FROM_ENGINE_LEAVE,
     FROM_ENGINE_WANT,
+    REFERENCE_ENGINE_STREAM,
+    REFERENCE_PYTHON_STREAM,
     TO_ENGINE_ABANDON,
     TO_ENGINE_CLOSE,
     TO_ENGINE_FAIL,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 #: What is read of a file at once.
 _CHUNK_BYTES = 64 * 1024
+_KINDS = frozenset((FROM_ENGINE_END, FROM_ENGINE_WANT, FROM_ENGINE_LEAVE))
 _END: Any = object()
 _CLOSED = "this stream has been closed"
 
@@ -58,7 +61,10 @@ class JsStream:
     thread. A stream that was read and is let go is cancelled.
     """
 
-    __slots__ = ("__weakref__", "_finalizer", "_held", "_is_over", "_lock", "_number", "_streams")
+    #: How many more items JavaScript may be asked for in advance, so that they come while others are used.
+    ahead: int
+
+    __slots__ = ("ahead", "_flight", "__weakref__", "_finalizer", "_held", "_is_over", "_lock", "_number", "_streams")
 
     def __init__(self, streams: Streams, number: int) -> None:
         self._streams, self._number = streams, number
@@ -66,6 +72,9 @@ class JsStream:
         self._lock = threading.Lock()
         #: What came for a reader that did not wait for it any more.
         self._held: deque[Any] = deque()
+        self.ahead = 0
+        #: What was asked for in advance.
+        self._flight: deque[Request] = deque()
         self._finalizer = weakref.finalize(self, _let_go, weakref.ref(streams), number)
         self._finalizer.atexit = False
 
@@ -82,7 +91,7 @@ class JsStream:
         if self._held or self._is_over:
             return self._taken(StopAsyncIteration)
         wake, wait = _waiter()
-        request = self._streams.begin(self._number, lambda _: wake())
+        request = self._begin(lambda _: wake())
         try:
             if not request.is_done:
                 await wait()
@@ -95,7 +104,7 @@ class JsStream:
         """The same for a thread, which waits."""
         if self._held or self._is_over:
             return self._taken(StopIteration)
-        request = self._streams.begin(self._number, None)
+        request = self._begin(None)
         try:
             self._streams.session.wait(request, None, None)
         except BaseException as error:
@@ -103,6 +112,18 @@ class JsStream:
                 self._give_back(request)
                 raise
         return self._outcome(request, StopIteration)
+
+    def _begin(self, notify: Callable[[Request], None] | None) -> Request:
+        if not self.ahead and not self._flight:
+            return self._streams.begin(self._number, notify)
+        try:
+            request = self._flight.popleft()
+            request.notify = notify
+        except IndexError:
+            request = self._streams.begin(self._number, notify)
+        while len(self._flight) < self.ahead:
+            self._flight.append(self._streams.begin(self._number, _ignore))
+        return request
 
     def _taken(self, end: type[Exception]) -> Any:
         try:
@@ -143,6 +164,7 @@ class JsStream:
 
     def _over(self) -> None:
         self._is_over = True
+        self._flight.clear()
         self._finalizer.detach()
         self._streams.forget(self._number)
 
@@ -176,12 +198,14 @@ class JsStream:
 class PyStreamSource:
     """What JavaScript gets as a ReadableStream. Each item is made when JavaScript wants to have it."""
 
-    def __init__(self, streams: Streams, iterable: Any) -> None:
-        self._streams = streams
+    def __init__(self, streams: Streams, iterable: Any, ahead: int = 0) -> None:
+        self._streams, self._ahead = streams, ahead
         self._drive = _Drive(self, iterable)
         self._number: int | None = None
         self._lock = threading.Lock()
-        self._is_over = self._is_wanted = False
+        self._is_over = False
+        #: How many items JavaScript waits for.
+        self._wanted = 0
 
     def close(self) -> Awaitable[None]:
         """Ends it on both sides: JavaScript's reader fails, and ``aclose()`` of the iterable is called."""
@@ -211,11 +235,12 @@ class PyStreamSource:
                 self._number = self._streams.lend(self)
             return self._number
 
-    def _want(self) -> None:
+    def _want(self, count: int) -> None:
         with self._lock:
-            if self._is_over or self._is_wanted:
+            more = min(count, max(1, self._ahead) - self._wanted)
+            if self._is_over or more <= 0:
                 return
-            self._is_wanted = True
+            self._wanted += more
         self._drive.want()
 
     def _leave(self) -> None:
@@ -228,7 +253,7 @@ class PyStreamSource:
         with self._lock:
             if self._is_over:
                 return False
-            self._is_wanted = False
+            self._wanted -= 1
         try:
             lowered = self._streams.lower(value)
             self._streams.session.send([TO_ENGINE_PUSH, self._number, lowered])
@@ -315,11 +340,12 @@ class _Drive:
             while True:
                 await self._wanted.wait()
                 self._wanted.clear()
-                item = await self._next()
-                if item is _END:
-                    return source._close()
-                if not source._put(item):
-                    return await self._end()
+                while source._wanted > 0:
+                    item = await self._next()
+                    if item is _END:
+                        return source._close()
+                    if not source._put(item):
+                        return await self._end()
         except asyncio.CancelledError:
             source._fail(RuntimeError("the task of this stream was cancelled"))
             await self._end()
@@ -358,6 +384,10 @@ def _adapt(iterable: Any) -> tuple[Any, Callable[[], Awaitable[Any]], Callable[[
         kind = type(iterable).__name__
         raise TypeError(f"{kind} is no stream: give an async iterable, an iterable or a file") from None
     return made, _in_thread(lambda: next(made, _END)), made.close if inspect.isgenerator(made) else _nothing
+
+
+def _ignore(_: Any) -> None:
+    """Whoever wants it looks."""
 
 
 def _nothing() -> None:
@@ -478,8 +508,8 @@ class Streams:
 
     # ---- of Python ----
 
-    def source(self, iterable: Any) -> PyStreamSource:
-        return iterable if isinstance(iterable, PyStreamSource) else PyStreamSource(self, iterable)
+    def source(self, iterable: Any, ahead: int = 0) -> PyStreamSource:
+        return iterable if isinstance(iterable, PyStreamSource) else PyStreamSource(self, iterable, ahead)
 
     def lend(self, source: PyStreamSource) -> int:
         number = next(self._numbers)
@@ -492,21 +522,21 @@ class Streams:
         if number is not None:
             self._sources.pop(number, None)
 
-    def number_of(self, value: Any) -> tuple[bool, int] | None:
-        """Whether it is one of ours, and its number; None for what is no stream."""
+    def number_of(self, value: Any) -> tuple[int, ...] | None:
+        """Kind of the reference to it, number, and more; None for what is no stream."""
         if type(value) is JsStream:
             if value._streams is not self:
                 raise RuntimeError("this stream belongs to another runtime")
             if value._is_over:
                 raise RuntimeError(_CLOSED)
-            return False, value._number
+            return REFERENCE_ENGINE_STREAM, value._number
         if not isinstance(value, PyStreamSource):
             if not is_streamed(value):
                 return None
             value = self.source(value)
         if value._streams is not self:
             raise RuntimeError("this stream belongs to another runtime")
-        return True, value._lend()
+        return REFERENCE_PYTHON_STREAM, value._lend(), value._ahead
 
     def count_sent(self, value: Any) -> None:
         if isinstance(value, (bytes, bytearray, memoryview)):
@@ -523,6 +553,10 @@ class Streams:
     def take(self, kind: int, message: list[Any]) -> bool:
         """:raises ValueError, TypeError: one that makes no sense"""
         number = message[1]
+        if kind not in _KINDS:
+            return False
+        if type(number) is not int:
+            raise ValueError("a number of a stream that is none")
         if kind == FROM_ENGINE_END:
             request = self.session.requests.get(number)
             if request is not None:
@@ -533,15 +567,15 @@ class Streams:
         elif kind == FROM_ENGINE_WANT:
             source = self._sources.get(number)
             if source is not None:
-                source._want()
-            elif type(number) is int:
+                if type(message[2]) is not int:
+                    raise ValueError("a number of items that is none")
+                source._want(message[2])
+            else:
                 self.session.send_quietly([TO_ENGINE_CLOSE, number])
-        elif kind == FROM_ENGINE_LEAVE:
+        else:
             source = self._sources.get(number)
             if source is not None:
                 source._leave()
-        else:
-            return False
         return True
 
     def end(self) -> None:

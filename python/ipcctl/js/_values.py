@@ -7,10 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .._contract import (
-    REFERENCE_ENGINE_STREAM,
     REFERENCE_FUNCTION,
     REFERENCE_OPERATION,
-    REFERENCE_PYTHON_STREAM,
 )
 from .. import _types
 from .._shared import is_shared
@@ -41,7 +39,7 @@ class Lowering:
     """Makes what can be encoded of one value, or of the arguments of one call.
 
     :param function: gives the number of a JsFunction, or raises
-    :param stream: of a stream, whether it is one of Python, and its number; None for anything else. Or raises
+    :param stream: gives what a reference to a stream says; None for anything else. Or raises
     :param operation: gives number and mode of a Python callable; None if callables are refused
     """
 
@@ -51,7 +49,7 @@ class Lowering:
         self,
         limits: Limits,
         function: Callable[[Any], int | None],
-        stream: Callable[[Any], tuple[bool, int] | None],
+        stream: Callable[[Any], tuple[int, ...] | None],
         operation: Callable[[Any, str], tuple[int, bool]] | None = None,
     ) -> None:
         self._limits, self._function, self._stream, self._operation = limits, function, stream, operation
@@ -144,8 +142,7 @@ class Lowering:
             return self._dict(dict(value), depth)
         stream = self._stream(value)
         if stream is not None:
-            kind = REFERENCE_PYTHON_STREAM if stream[0] else REFERENCE_ENGINE_STREAM
-            return Tagged(27, ["ipcctl.Reference", kind, stream[1]])
+            return Tagged(27, ["ipcctl.Reference", *stream])
         if self._operation is not None and callable(value):
             number, is_async = self._operation(value, name)
             return Tagged(27, ["ipcctl.Reference", REFERENCE_OPERATION, number, is_async, name])
