@@ -48,14 +48,13 @@ type Module = {
   readonly giveUp: (error: Failure) => void;
   record?: ModuleRecord;
   imports: readonly Module[];
-  state: "loading" | "loaded" | "linked" | "settled";
+  state: "loading" | "loaded" | "linked" | "failed" | "run";
 };
 
-/** What goes wrong on behalf of the guest: `thrown` is a value of its realm. */
-class Failure extends Error {
+/** What goes wrong on behalf of the guest: `thrown` is a value of its realm. It has no stack, which would cost time. */
+class Failure {
   readonly thrown: unknown;
   constructor(thrown: unknown) {
-    super("of the guest");
     this.thrown = thrown;
   }
 }
@@ -315,32 +314,23 @@ export class Modules {
   }
 
   #evaluate(module: Module, ok: () => void, bad: (error: unknown) => void): void {
+    if (module.state === "run") return ok();
+    const fail = (error: unknown): void => {
+      settle(module, "failed");
+      bad(error);
+    };
     try {
       this.#realm.make.settle(
         module.record!.evaluate(),
         () => {
-          this.#settle(module);
+          settle(module, "run");
           ok();
         },
-        (error) => {
-          this.#settle(module);
-          bad(error);
-        },
+        fail,
       );
     } catch (error) {
       if (isEnding(error)) throw error;
-      this.#settle(module);
-      bad(this.#clean(error));
-    }
-  }
-
-  /** It has come to its end, and all that it imports with it: nothing was ended in the middle. */
-  #settle(root: Module): void {
-    const graph = new Set([root]);
-    for (const module of graph) {
-      if (module.state !== "linked") continue;
-      module.state = "settled";
-      for (const one of module.imports) graph.add(one);
+      fail(this.#clean(error));
     }
   }
 
@@ -402,6 +392,19 @@ export class Modules {
     const stack = line === undefined ? error.stack : `SyntaxError: ${error.message}\n    at ${nameOf(url)}:${line}:1`;
     Reflect.defineProperty(made, "stack", { value: stack, writable: true, configurable: true });
     return made;
+  }
+}
+
+/**
+ * It has come to its end, and all that it imports with it: nothing was ended in the middle. What a module imports that
+ * failed may have run, or not have begun.
+ */
+function settle(root: Module, state: "failed" | "run"): void {
+  const graph = new Set([root]);
+  for (const module of graph) {
+    if (module.state !== "linked" && module.state !== "failed") continue;
+    module.state = state;
+    for (const one of module.imports) graph.add(one);
   }
 }
 

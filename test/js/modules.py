@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -181,6 +183,39 @@ def many(js: Any) -> None:
             return [await one.eval_async(same), await one.eval_async(apart), len(asked)]
 
         equal(asyncio.run(work()), [True, 10000, 10000])
+
+
+@case("a name is no code, and a source keeps its lines, whatever comments it begins and ends with", only_ours=True)
+def sources(js: Any) -> None:
+    names = [
+        '"; globalThis.pwned = 1; "',
+        "x\n; globalThis.pwned = 1",
+        "\u2028globalThis.pwned = 1",
+        "*/ //# sourceURL=y",
+    ]
+    with runtime(js, {name: "export const url = import.meta.url" for name in names}) as one:
+        for name in names:
+            equal(one.eval_module(name), {"url": f"jsrun://static/{name}"})
+        equal(one.eval("typeof pwned"), "undefined")
+        for source in (
+            "#!/usr/bin/env node\nexport const x = 1",
+            "export const x = 1 // end",
+            "export const x = 1 /* meta */",
+        ):
+            one.add_static_module("a", source)
+            equal(one.eval_module("a"), {"x": 1})
+        fail = "function f() { throw new Error('x') } f()"
+        columns = []
+        for before, after, line in (("", "", 1), ("\n\n", "\n//# sourceURL=other.js", 3), ("", "// meta", 1)):
+            one.add_static_module("b", f"{before}{fail}{after}")
+            error: Any = fails(lambda: one.eval_module("b"), js.JavaScriptError, "x")
+            frame = error.frames[0]
+            equal((frame["file_name"], frame["line_number"]), ("jsrun://static/b", line))
+            columns.append(frame["column_number"])
+        equal(columns, columns[:1] * 3)
+        for source in ("/*", "`", "<!-- x", "export {", "import 'x' from", "return 1", "with ({}) {}", "((" * 20_000):
+            one.add_static_module("c", source)
+            fails(lambda: one.eval_module("c"), js.JavaScriptError)
 
 
 # ---- finding and loading ----
@@ -613,6 +648,11 @@ def closed(js: Any) -> None:
     thread.join(10)
     expect(until(lambda: bool(errors)), "it does not end")
     expect(isinstance(errors[0], js.RuntimeTerminated), repr(errors[0]))
+    errors.clear()
+    held = weakref.ref(loader)
+    del loader
+    gc.collect()
+    expect(held() is None, "the loader is still held")
     for act in (
         lambda: one.eval_module("a"),
         lambda: one.add_static_module("a", ""),

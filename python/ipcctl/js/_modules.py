@@ -49,6 +49,10 @@ class Modules:
         if is_typescript or packages is not None:
             self._tell()
 
+    def forget(self) -> None:
+        """The runtime has ended: what its user has given is let go."""
+        self._resolver = self._loader = None
+
     def define(self, name: str, source: Source) -> None:
         if not isinstance(name, str) or not name:
             raise TypeError(f"the name of a module must be a str that is not empty, not {name!r}")

@@ -134,6 +134,7 @@ class Runtime:
         config = RuntimeConfig(**settings) if config is None else config
         config.check()
         self._timeout = config.timeout
+        packages = None if config.modules is None else Packages(config.modules, config.confine)
         # What carries them takes a few levels itself.
         self._limits = Limits(min(config.max_serialization_depth, VALUE_DEPTH_MAX - 8), config.max_serialization_bytes)
         self._console = config.enable_console
@@ -165,7 +166,6 @@ class Runtime:
             self._streams = Streams(session, session.lower, self._loop)
             session.extra, session.on_end = self._streams.take, self._streams.end
             session.run_async = self._run_async
-            packages = None if config.modules is None else Packages(config.modules, config.confine)
             self._modules = Modules(session, self._operation, packages, config.typescript)
             self._setup(config)
         except BaseException:
@@ -675,6 +675,7 @@ class Runtime:
         _open.discard(self)
         self._session.finish(None, error)
         self._functions.clear()
+        self._modules.forget()
         if self._inspector is not None:
             self._inspector.close()
         self._guest.dispose()
@@ -689,7 +690,7 @@ class Runtime:
         self.close()
 
     def __del__(self) -> None:
-        if "_session" in self.__dict__ and not self.is_closed():
+        if "_modules" in self.__dict__ and not self.is_closed():
             self.close()
 
 
