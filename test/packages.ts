@@ -49,6 +49,11 @@ export async function folderOfPackages(): Promise<string | undefined> {
   return folder;
 }
 
+/** With the other library for async code; likewise. */
+export function pythonWithTrio(): Promise<string | undefined> {
+  return venvWith("test-trio", ["trio==0.35.0"]);
+}
+
 /** With what people run as workers; likewise. */
 export function pythonWithServers(): Promise<string | undefined> {
   return venvWith("test-servers", SERVERS);

@@ -34,6 +34,7 @@ from .._contract import REFERENCE_OPERATION
 from ._config import RuntimeConfig, Seconds, seconds_of
 from ._errors import JsPermissionError, JsTimeout, RuntimeTerminated
 from ._inspector import Inspector, InspectorEndpoints
+from ._loops import running_loop
 from ._launch import take
 from ._modules import Loader, Modules, Resolver, Source
 from ._packages import Packages
@@ -308,7 +309,7 @@ class Runtime:
         counted: str,
         console: Console | None = None,
     ) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         session = self._usable()
         future: asyncio.Future[Any] = loop.create_future()
         began = time.monotonic()
@@ -721,7 +722,7 @@ class _Pending:
         return self._settled().__await__()
 
     async def _settled(self) -> Any:
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         future: asyncio.Future[None] = loop.create_future()
         request = self._request
 
@@ -739,7 +740,7 @@ class _Pending:
         if not request.is_done:
             try:
                 await future
-            except asyncio.CancelledError:
+            except BaseException:
                 self._runtime._session.cancel(request)
                 raise
         if request.error is not None:
