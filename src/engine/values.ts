@@ -397,8 +397,7 @@ export class GuestReader extends Reader {
     if (what !== "ipcctl.Reference" || !Number.isSafeInteger(number))
       throw malformed("tag 27 on something other than a reference");
     if (kind === REFERENCE.function) return this.#references.found(number as number);
-    if (kind === REFERENCE.operation)
-      return this.#references.operation(number as number, more === true, String(name));
+    if (kind === REFERENCE.operation) return this.#references.operation(number as number, more === true, String(name));
     if (kind === REFERENCE.engineStream) return this.#references.lentStream(number as number);
     if (kind === REFERENCE.pythonStream) return this.#references.stream(number as number, more as number);
     throw malformed("a reference of an unknown kind");

@@ -120,6 +120,25 @@ class ToPython(Case):
             self.assertEqual(next(stream), n)
             self.assertEqual(self.js("made"), n)
 
+    def test_items_are_made_in_advance_where_that_is_asked_for(self) -> None:
+        stream = self.js(COUNTING)
+        stream.ahead = 4
+        self.assertEqual(next(stream), 1)
+        until(lambda: self.js("made") == 5, "four items more")
+        self.assertEqual(list(stream), list(range(2, 1001)))
+
+        async def read() -> list[Any]:
+            stream = self.js(COUNTING)
+            stream.ahead = 16
+            return [item async for item in stream]
+
+        self.assertEqual(asyncio.run(read()), list(range(1, 1001)))
+        stream = self.js(COUNTING)
+        stream.ahead = 4
+        next(stream)
+        stream.close()
+        self.assertEqual(list(stream), [])
+
     def test_bytes_arrive_as_bytes_and_are_counted(self) -> None:
         stream = self.js("ReadableStream.from([new Uint8Array([1, 2]), 'abc', new Uint8Array(3).buffer])")
         self.assertEqual(list(stream), [b"\x01\x02", "abc", b"\0\0\0"])
@@ -336,6 +355,19 @@ class ToJavaScript(Case):
             )
             await asyncio.sleep(0.02)
             self.assertEqual(source.made, 6)
+
+        asyncio.run(read())
+
+    def test_items_are_made_in_advance_where_that_is_asked_for(self) -> None:
+        async def read() -> None:
+            source = Counted(100)
+            stream = self.runtime.stream_from_async_iterable(source, ahead=8)
+            self.js("(s) => { globalThis.s = s; globalThis.reader = s.getReader(); }")(stream)
+            await until_async(lambda: source.made == 8, "eight items")
+            await asyncio.sleep(0.05)
+            self.assertEqual(source.made, 8)
+            await self.runtime.eval_async("reader.releaseLock()")
+            self.assertEqual(await self.runtime.eval_async(f"({READ_ALL})(s)"), list(range(1, 101)))
 
         asyncio.run(read())
 
