@@ -1,6 +1,8 @@
 """A tool of an agent that runs the code of a model: with limits, and with errors as text that the model can act upon.
 
-The model here follows a script; put yours in its place. Prints:
+The model here follows a script; put yours in its place.
+
+Prints:
 
     model: let sum = 0; for (let i = 1; i <= 100; i++) sum += i * i; sum
     tool: 338350

@@ -1,9 +1,11 @@
-"""An agent analyses data by code that it wrote: the data is bound, the code gives the answer. Prints:
+"""An agent analyses data by code that it wrote: the data is bound, the code gives the answer.
 
-revenue: 914.25
-products: {'Widget': 18, 'Gadget': 5, 'Gizmo': 15}
-best: Widget
-the code fails: TypeError: undefined is not an object (evaluating 'row.price.amount.currency'), line 1
+Prints:
+
+    revenue: 914.25
+    products: {'Widget': 18, 'Gadget': 5, 'Gizmo': 15}
+    best: Widget
+    the code fails: TypeError: undefined is not an object (evaluating 'row.price.amount.currency'), line 1
 """
 
 from __future__ import annotations

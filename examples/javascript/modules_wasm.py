@@ -1,10 +1,12 @@
-"""Modules that Python defines, resolves and loads, and WebAssembly. Prints:
+"""Modules that Python defines, resolves and loads, and WebAssembly.
 
-defined: 42
-loaded: greet:/en/hello says hello, by way of greet:/en/words
-import() in a script: 42
-WebAssembly: 40 + 2 = 42
-a module of WebAssembly: 49
+Prints:
+
+    defined: 42
+    loaded: greet:/en/hello says hello, by way of greet:/en/words
+    import() in a script: 42
+    WebAssembly: 40 + 2 = 42
+    a module of WebAssembly: 49
 """
 
 from __future__ import annotations

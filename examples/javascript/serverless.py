@@ -1,5 +1,7 @@
 """Functions that users deploy: one runtime for each, made at its first call (cold) and used again (warm), with the
-functions of the platform bound. Prints:
+functions of the platform bound.
+
+Prints:
 
     cold acme/hello -> {'text': 'Hello Ada, from db of acme'}
     warm acme/hello -> {'text': 'Hello Bob, from db of acme'}

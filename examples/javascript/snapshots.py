@@ -1,11 +1,13 @@
-"""A library is prepared once, as bytes; each runtime begins with it. Prints:
+"""A library is prepared once, as bytes; each runtime begins with it.
 
-same bytes for the same scripts: True
-a: Hello from a, 120
-b: Hello from b, 120
-changes stay where they were made: True
-what fails does not become a part of it: SyntaxError
-a changed byte is found: it is truncated, or was changed
+Prints:
+
+    same bytes for the same scripts: True
+    a: Hello from a, 120
+    b: Hello from b, 120
+    changes stay where they were made: True
+    what fails does not become a part of it: SyntaxError
+    a changed byte is found: it is truncated, or was changed
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""Code of many tenants: each has a runtime with its own state and limits, and none can harm another. Prints:
+"""Code of many tenants: each has a runtime with its own state and limits, and none can harm another.
 
-acme: 1, 2, 3
-other: 1
-acme called 3 times, confined: True
-hungry: Runtime terminated: heap limit exceeded: it may have 67108864 bytes
-hungry starts anew: 1
-acme goes on: 4
-2 tenants after acme has left: hungry, other
+Prints:
+
+    acme: 1, 2, 3
+    other: 1
+    acme called 3 times, confined: True
+    hungry: Runtime terminated: heap limit exceeded: it may have 67108864 bytes
+    hungry starts anew: 1
+    acme goes on: 4
+    2 tenants after acme has left: hungry, other
 """
 
 from __future__ import annotations

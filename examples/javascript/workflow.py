@@ -1,5 +1,7 @@
 """A workflow: steps in JavaScript that depend on each other. Each has a runtime of its own, gets the results of those
-before it, and starts as soon as it can, so those that do not wait for each other run in parallel. Prints:
+before it, and starts as soon as it can, so those that do not wait for each other run in parallel.
+
+Prints:
 
     orders: 3 orders
     tax: 21.0

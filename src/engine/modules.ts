@@ -223,7 +223,8 @@ export class Modules {
     throw new Failure(
       this.#error(
         "TypeError",
-        `Import of ${shown(specifier)} from ${shown(referrer || "Python")} was denied: no module has this name`,
+        `Import of ${shown(specifier)} from ${shown(referrer || "Python")} was denied: no module has this name; ` +
+          "in Python, add_static_module() defines one, and the setting modules=FOLDER has those of npm",
       ),
     );
   }

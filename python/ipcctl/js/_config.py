@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import re
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from .._contract import VALUE_DEPTH, VALUE_SIZE
 Seconds = float | int | timedelta
 
 _PORT_MAX = 65535
+_HOST_AND_PORT = re.compile(r".:(\d+|\*)\Z", re.ASCII)
 
 
 def seconds_of(timeout: Any) -> float | None:
@@ -33,6 +35,25 @@ def seconds_of(timeout: Any) -> float | None:
     if seconds == 0:
         raise ValueError("Timeout cannot be zero; leave it out to wait without end")
     return seconds
+
+
+def _several(name: str, value: Any) -> tuple[str, ...]:
+    """One text, or a path, is one of them, and not its letters."""
+    if isinstance(value, (str, os.PathLike)):
+        value = (value,)
+    found = tuple(os.fspath(one) for one in value)
+    for one in found:
+        if not isinstance(one, str) or not one:
+            raise ValueError(f"{name}: {one!r} is not a text that is not empty")
+    return found
+
+
+def _hosts(value: Any) -> tuple[str, ...]:
+    hosts = _several("allow_net", value)
+    for one in hosts:
+        if not _HOST_AND_PORT.search(one):
+            raise ValueError(f"allow_net: {one!r} is not HOST:PORT, such as 'api.example.com:443'")
+    return hosts
 
 
 def _positive(name: str, value: Any) -> int:
@@ -104,7 +125,7 @@ class RuntimeConfig:
         engine: Literal["bun", "v8"] | None = None,
         confine: bool | Literal["auto"] = "auto",
         allow_net: Iterable[str] = (),
-        allow_read: Iterable[str] = (),
+        allow_read: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
         max_memory: int | None = None,
         max_cpu: float | None = None,
         daemon: bool = False,
@@ -151,10 +172,12 @@ class RuntimeConfig:
             self.max_serialization_bytes = max_serialization_bytes
         if engine not in (None, "bun", "v8"):
             raise ValueError(f"engine {engine!r} is not known; there are 'bun' and 'v8'")
-        self.permissions = None if permissions is None else frozenset(permissions)
+        if confine not in (True, False, "auto"):
+            raise ValueError(f"confine {confine!r} is not known; there are 'auto', True and False")
+        self.permissions = None if permissions is None else frozenset(_several("permissions", permissions))
         self.engine = engine
         self.confine = confine
-        self.allow_net, self.allow_read = tuple(allow_net), tuple(allow_read)
+        self.allow_net, self.allow_read = _hosts(allow_net), _several("allow_read", allow_read)
         self.max_memory = None if max_memory is None else _positive("max_memory", max_memory)
         self.max_cpu = max_cpu
         self.daemon = daemon
@@ -228,7 +251,12 @@ class RuntimeConfig:
         self._bytes = _positive("max_serialization_bytes", value)
 
     def check(self) -> None:
-        """:raises RuntimeError: if two settings exclude each other"""
+        """:raises RuntimeError: if two settings exclude each other
+        :raises ValueError: if it may read what is not there
+        """
+        for path in self.allow_read:
+            if not os.path.exists(path):
+                raise ValueError(f"allow_read: there is no file or folder {path!r}")
         if self._initial is not None:
             if self._heap is None:
                 raise RuntimeError("initial_heap_size requires max_heap_size to be set")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypedDict
 
 
@@ -124,3 +125,23 @@ def _frames(value: Any) -> list[JsFrame]:
 def _properties(value: Any) -> dict[str, Any]:
     plain = (str, int, float, bool, type(None))
     return {key: one for key, one in value.items() if type(one) in plain} if type(value) is dict else {}
+
+
+_MODULE = re.compile(r"^\s*(?:import\b(?!\s*[(.])|export\b)", re.MULTILINE)
+_AWAIT = re.compile(r"\bawait\b")
+
+
+def advise(error: BaseException | None, code: Any) -> None:
+    """Of an error of syntax, what may help: the engine knows nothing of Python's ways."""
+    if type(error) is not JavaScriptError or error.name != "SyntaxError" or type(code) is not str:
+        return
+    if _MODULE.search(code):
+        error.add_note(
+            "Note: this is evaluated as a script; `import` and `export` belong into modules: "
+            "runtime.add_static_module(name, source), then runtime.eval_module(name)"
+        )
+    elif _AWAIT.search(code):
+        error.add_note(
+            "Note: a script has no top-level `await`; wrap it: runtime.eval_async('(async () => { … })()'), "
+            "or make it a module, for eval_module()"
+        )

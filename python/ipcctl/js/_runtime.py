@@ -32,7 +32,7 @@ from .._contract import (
 from .._types import Tagged, undefined
 from .._contract import REFERENCE_OPERATION
 from ._config import RuntimeConfig, Seconds, seconds_of
-from ._errors import JsPermissionError, JsTimeout, RuntimeTerminated
+from ._errors import JavaScriptError, JsPermissionError, JsTimeout, RuntimeTerminated, advise
 from ._inspector import Inspector, InspectorEndpoints
 from ._loops import running_loop
 from ._launch import take
@@ -297,6 +297,9 @@ class Runtime:
             request = session.begin(kind, message, None, console)
             value = session.wait(request, None if seconds is None else began + seconds, seconds)
             return _Pending(self, request) if request.is_pending and not request.is_done else value
+        except JavaScriptError as error:
+            advise(error, message[2])
+            raise
         finally:
             if counted is not None:
                 self._count(counted, began)
@@ -326,6 +329,7 @@ class Runtime:
                     f"Evaluation failed: it timed out after {seconds:g} s, with its promise still pending"
                 )
             if error is not None:
+                advise(error, message[2])
                 future.set_exception(error)
             else:
                 future.set_result(request.value)

@@ -322,6 +322,8 @@ class Session:
         if request.stop is not None:
             raise request.stop
         if request.error is not None:
+            if type(request.error) is JsTimeout and timeout is not None:
+                raise JsTimeout(f"Evaluation timed out after {timeout:g} s")
             raise request.error
         return request.value
 

@@ -157,7 +157,11 @@ class Lowering:
                 continue
         raise ValueRefused(
             f"Unsupported Python type for JSValue conversion: {type(value).__name__}; "
-            "send None, bool, int, float, str, bytes, list, tuple, dict, set, datetime or a JsFunction"
+            + (
+                "bind_function() lends JavaScript a function"
+                if callable(value)
+                else "send None, bool, int, float, str, bytes, list, tuple, dict, set, datetime or a JsFunction"
+            )
         )
 
 

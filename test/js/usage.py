@@ -1,0 +1,83 @@
+"""What users meet first: settings that are wrong, code that is not what it should be, and what it says then."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from typing import Any
+
+from cases import case, equal, expect, fails, main
+
+
+@case("One text in place of several is one, and not its letters")
+def one_text(js: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        config = js.RuntimeConfig(allow_net="example.com:443", allow_read=folder, permissions="storage")
+        equal(config.allow_net, ("example.com:443",))
+        equal(config.allow_read, (folder,))
+        equal(config.permissions, frozenset(["storage"]))
+        with js.Runtime(config) as runtime:
+            equal(runtime.eval("1 + 1"), 2)
+
+
+@case("Hosts without a port, files that are not there and unknown ways to confine are named")
+def wrong_settings(js: Any) -> None:
+    fails(lambda: js.RuntimeConfig(allow_net=["a.com:1", "b.com"]), ValueError, "allow_net: 'b.com' is not HOST:PORT")
+    equal(js.RuntimeConfig(allow_net=["[::1]:443", "*.a.com:*"]).allow_net, ("[::1]:443", "*.a.com:*"))
+    config = js.RuntimeConfig(allow_read=["/nowhere"])
+    fails(lambda: js.Runtime(config), ValueError, "there is no file or folder '/nowhere'")
+    fails(lambda: js.RuntimeConfig(allow_read=[""]), ValueError, "allow_read: ''")
+    fails(lambda: js.RuntimeConfig(confine="no"), ValueError, "confine 'no'")
+
+
+@case("A timeout says after how many seconds")
+def timeout_says(js: Any) -> None:
+    with js.Runtime() as runtime:
+        endless = runtime.eval("() => { for (;;); }")
+        fails(lambda: runtime.eval("for (;;);", timeout=0.1), js.JsTimeout, "timed out after 0.1 s")
+        fails(lambda: endless(timeout=0.1), js.JsTimeout, "timed out after 0.1 s")
+        fails(lambda: runtime.eval("new RegExp('(a*)*b').test('a'.repeat(40))", timeout=0.1), js.JsTimeout, "0.1 s")
+
+
+@case("A script with import, export or await is told what to do")
+def notes(js: Any) -> None:
+    with js.Runtime() as runtime:
+
+        def noted(code: str) -> str:
+            error = fails(lambda: runtime.eval(code), js.JavaScriptError, "SyntaxError")
+            return " ".join(getattr(error, "__notes__", []))
+
+        expect("add_static_module" in noted("import x from 'y'"), "nothing of modules")
+        expect("add_static_module" in noted("1;\nexport const a = 1"), "nothing of modules")
+        expect("async () =>" in noted("await 1"), "nothing of await")
+        equal(noted("const ="), "")
+        fails(lambda: runtime.eval("throw new SyntaxError('await')"), js.JavaScriptError, "await")
+
+        async def later() -> str:
+            try:
+                await runtime.eval_async("const x = await Promise.resolve(1)")
+            except js.JavaScriptError as error:
+                return " ".join(error.__notes__)
+            return ""
+
+        expect("async () =>" in asyncio.run(later()), "nothing of await")
+
+
+@case("A name that no module has, and a function as an argument, say what would help")
+def ways_out(js: Any) -> None:
+    with js.Runtime() as runtime:
+        fails(lambda: runtime.eval_module("lodash"), js.JavaScriptError, "modules=FOLDER")
+        fails(lambda: runtime.eval("(f) => f")(len), RuntimeError, "bind_function()")
+        fails(lambda: runtime.eval("(f) => f")(object()), RuntimeError, "send None, bool")
+
+
+@case("TypeScript costs a runtime that has a limit no memory that would end it")
+def typescript_and_memory(js: Any) -> None:
+    for _ in range(3):
+        with js.Runtime(max_memory=16 << 20, typescript=True) as runtime:
+            busy = "const n: number = 1; const end = Date.now() + 700; while (Date.now() < end); n"
+            equal(runtime.eval(busy), 1)
+
+
+if __name__ == "__main__":
+    main()

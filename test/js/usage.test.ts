@@ -1,0 +1,4 @@
+/** What users meet first. */
+import { testCases } from "./cases.ts";
+
+testCases("usage.py");
