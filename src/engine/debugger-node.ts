@@ -80,7 +80,10 @@ class Attached {
     this.#post(method, params, (error, result) => {
       if (id === undefined) return;
       const code = /^Inspector error (-?\d+): /.exec(error?.message ?? "");
-      const failure = error && { code: Number(code?.[1] ?? -32000), message: error.message.slice(code?.[0].length ?? 0) };
+      const failure = error && {
+        code: Number(code?.[1] ?? -32000),
+        message: error.message.slice(code?.[0].length ?? 0),
+      };
       this.#tell(failure ? { id, error: failure } : { id, result: result ?? {} });
     });
   }
@@ -98,7 +101,7 @@ class Attached {
   }
 
   #onNotification({ method, params = {} }: Message): void {
-    switch (method) {
+    switch (String(method)) {
       case "Runtime.executionContextCreated": {
         const context = params.context as Context;
         if (context.auxData.isDefault) return;
@@ -140,7 +143,11 @@ class Attached {
 
 function onFrame(number: number, text: string): void {
   if (number === 0) {
-    const told = JSON.parse(text) as { readonly title?: string; readonly isStopping?: boolean; readonly resume?: boolean };
+    const told = JSON.parse(text) as {
+      readonly title?: string;
+      readonly isStopping?: boolean;
+      readonly resume?: boolean;
+    };
     if (told.resume === true) for (const one of sessions.values()) one.resume();
     title = told.title ?? title;
     isStopping = told.isStopping ?? isStopping;

@@ -5,7 +5,7 @@ import { addBundling } from "./bundling.ts";
 import { receiveFd } from "../plane/system.ts";
 import { addModules } from "./modules.ts";
 import { Pictures } from "./pictures.ts";
-import { memory } from "./platform.ts";
+import { forbidImports, memory } from "./platform.ts";
 import { Realm } from "./realm.ts";
 import { Session } from "./session.ts";
 import { Streams } from "./streams.ts";
@@ -21,6 +21,7 @@ async function begin(): Promise<void> {
   const taken = Promise.withResolvers<OpenSegment>();
   const meeting = await meet({ calls: taken.resolve });
   const segment = await taken.promise;
+  forbidImports();
   const session = new Session(segment, new Realm());
   const timers = addTimers(session);
   addModules(session);

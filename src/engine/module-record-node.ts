@@ -36,7 +36,7 @@ export class ModuleRecord {
         meta.url = url;
       },
       importModuleDynamically: ((specifier: string, _: unknown, attributes: unknown) =>
-        realm.importer?.(specifier, owner, attributes) as unknown) as never,
+        (realm.importing as Function)(specifier, owner, attributes) as unknown) as never,
     });
     return new ModuleRecord(module, true);
   }
@@ -65,14 +65,10 @@ export class ModuleRecord {
 
   /** @returns a promise; what fails at once may also be thrown */
   evaluate(): unknown {
-    return this.#module.evaluate().then(nothing);
+    return this.#module.evaluate();
   }
 
   get namespace(): object {
     return this.#module.namespace;
   }
-}
-
-function nothing(): undefined {
-  return undefined;
 }

@@ -17,8 +17,7 @@ export class Pictures {
 
   take(kind: number, number: number, fields: readonly unknown[]): boolean {
     const fail = (error: unknown): void => this.#session.refuse(number, (error as Error).message);
-    if (kind === FROM.heap)
-      heapSnapshot().then((picture) => this.#session.tell([TO.result, number, picture]), fail);
+    if (kind === FROM.heap) heapSnapshot().then((picture) => this.#session.tell([TO.result, number, picture]), fail);
     else if (kind === FROM.profile) this.#profile(number, fields[2] as number | null);
     else if (kind === FROM.debug) debug(this.#takeSocket());
     else return false;

@@ -1,5 +1,5 @@
 /** What Node alone can do for the engine; see platform.ts. */
-import { stripTypeScriptTypes } from "node:module";
+import { registerHooks, stripTypeScriptTypes } from "node:module";
 import inspector from "node:inspector";
 import { join } from "node:path";
 import { types } from "node:util";
@@ -55,6 +55,38 @@ export function heapSnapshot(): Promise<Uint8Array> {
     else resolve(Buffer.from(parts.join("")));
   });
   return promise;
+}
+
+/**
+ * Code that is made from text where no script of the guest calls, such as by a getter, would import what this program
+ * can. No error of our realm may come of it.
+ */
+export function forbidImports(): void {
+  registerHooks({
+    resolve: (specifier) => {
+      // eslint-disable-next-line @typescript-eslint/only-throw-error -- the guest catches it
+      throw `Import of ${JSON.stringify(specifier)} was denied: no script of the guest asks for it`;
+    },
+  });
+}
+
+/**
+ * Node awaits what it gets, and would give functions of our realm to a `then` of the guest: it gets a promise of our own,
+ * and no module that has a `then`.
+ */
+export function importing(importer: Function, settle: Settle, refusal: () => unknown): unknown {
+  return async (specifier: string, owner: unknown, attributes: unknown) => {
+    const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+    settle(
+      importer(specifier, owner, attributes) as unknown,
+      (found) => {
+        if (types.isModuleNamespaceObject(found) && !Reflect.has(found as object, "then")) resolve(found);
+        else reject(refusal());
+      },
+      reject,
+    );
+    return promise;
+  };
 }
 
 /** In a thread of its own, which a guest that computes, or is stopped, does not keep from hearing them. */

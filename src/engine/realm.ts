@@ -4,6 +4,7 @@
  * The process is the boundary; this keeps the guest from what was not bound to it.
  */
 import vm from "node:vm";
+import { importing } from "./platform.ts";
 
 /** What code of the guest's realm does for us. Its functions were made before the guest ran, and it cannot reach them. */
 export type Factories = {
@@ -100,17 +101,27 @@ export class Realm {
   readonly make: Factories;
   /** A function of the guest's realm that serves `import()`, and gives a promise of that realm. */
   importer: Function | undefined;
+  #importing: unknown;
   /** Where the first line of a source begins in what was made of it, by the name that stacks have. */
   readonly firstColumns = new Map<string, number>();
 
   constructor() {
     // Code that was made from text, and that no script has called, asks here.
-    const importModuleDynamically = (...args: unknown[]): unknown => this.make.apply(this.importer!, undefined, args);
+    const importModuleDynamically = (...args: unknown[]): unknown =>
+      (this.importing as (...args: unknown[]) => unknown)(...args);
     this.context = vm.createContext(vm.constants.DONT_CONTEXTIFY, { importModuleDynamically } as object);
     this.make = vm.runInContext(FACTORIES, this.context, { filename: "ipcctl:realm" }) as Factories;
     const { global } = this.make;
     // A realm of its own, in which the engine shows more than in this one.
     delete global.ShadowRealm;
+  }
+
+  /** The same for the engine. */
+  get importing(): unknown {
+    const { settle, error } = this.make;
+    const refusal = (): Error =>
+      error("TypeError", "import() of a module that exports `then`: the engine v8 has no such");
+    return (this.#importing ??= importing(this.importer!, settle, refusal));
   }
 
   /** A global of the guest that `for … in` does not show, as those of the language. */
@@ -119,7 +130,7 @@ export class Realm {
   }
 
   run(source: string, filename: string): unknown {
-    return new vm.Script(source, { filename, importModuleDynamically: this.importer as never }).runInContext(
+    return new vm.Script(source, { filename, importModuleDynamically: this.importing as never }).runInContext(
       this.context,
     );
   }
