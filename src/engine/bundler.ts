@@ -31,7 +31,7 @@ const CODE: Readonly<Record<string, "js" | "jsx" | "ts" | "tsx">> = {
 const DATA: Readonly<Record<string, Bun.Loader>> = { ".json": "json", ".txt": "text", ".md": "text" };
 const BARE = /^[^./#]/;
 const PLAIN_NAME = /^[A-Za-z_$][\w$]*$/;
-const DEPTH_MAX = 20;
+const DEPTH_MAX = 50;
 const SHOWN = 3;
 
 export async function bundle(request: BundleRequest): Promise<Bundle> {

@@ -128,7 +128,7 @@ class SourceMaps:
         return "{}{}:{}:{}{}".format(before, *found, after) if found else line
 
 
-_CAUSES_MAX = 20
+_CAUSES_MAX = 50
 
 
 def with_map(code: str, text: str, root: str) -> str:
