@@ -142,12 +142,19 @@ class ToPython(Case):
     def test_bytes_arrive_as_bytes_and_are_counted(self) -> None:
         stream = self.js("ReadableStream.from([new Uint8Array([1, 2]), 'abc', new Uint8Array(3).buffer])")
         self.assertEqual(list(stream), [b"\x01\x02", "abc", b"\0\0\0"])
-        self.assertEqual(self.runtime.get_stats().bytes_streamed_js_to_py, 5)
+        stats = self.runtime.get_stats()
+        self.assertEqual((stats.bytes_streamed_js_to_py, stats.eval_async_count), (5, 3))
 
     def test_a_byte_stream_is_read_too(self) -> None:
         stream = self.js("""new ReadableStream({ type: "bytes", n: 0,
           pull(controller) { controller.enqueue(new Uint8Array([++this.n])); if (this.n === 3) controller.close(); } })""")
         self.assertEqual(list(stream), [b"\1", b"\2", b"\3"])
+
+    def test_the_names_of_jsrun_are_there(self) -> None:
+        from ipcctl.js import _jsrun
+
+        self.assertIs(_jsrun.PyStreamSource, PyStreamSource)
+        self.assertIs(_jsrun.JsStream, JsStream)
 
     def test_close_cancels(self) -> None:
         for close in (lambda one: one.close(), lambda one: asyncio.run(one.aclose()), lambda one: one.__exit__()):

@@ -165,6 +165,7 @@ class Runtime:
             session.revive = self._revive
             session.lower = lambda value: self._lowering().value(value)
             self._streams = Streams(session, session.lower, self._loop)
+            self._streams.on_read = lambda began: self._count("eval_async", began)
             session.extra, session.on_end = self._streams.take, self._streams.end
             session.run_async = self._run_async
             self._modules = Modules(session, self._operation, packages, config.typescript)

@@ -10,6 +10,7 @@ import contextvars
 import inspect
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -90,6 +91,7 @@ class JsStream:
         """
         if self._held or self._is_over:
             return self._taken(StopAsyncIteration)
+        began = time.monotonic()
         wake, wait = _waiter()
         request = self._begin(lambda _: wake())
         try:
@@ -98,12 +100,13 @@ class JsStream:
         except BaseException:
             self._give_back(request)
             raise
-        return self._outcome(request, StopAsyncIteration)
+        return self._outcome(request, began, StopAsyncIteration)
 
     def __next__(self) -> Any:
         """The same for a thread, which waits."""
         if self._held or self._is_over:
             return self._taken(StopIteration)
+        began = time.monotonic()
         request = self._begin(None)
         try:
             self._streams.session.wait(request, None, None)
@@ -111,7 +114,7 @@ class JsStream:
             if error is not request.error and error is not request.stop:
                 self._give_back(request)
                 raise
-        return self._outcome(request, StopIteration)
+        return self._outcome(request, began, StopIteration)
 
     def _begin(self, notify: Callable[[Request], None] | None) -> Request:
         if not self.ahead and not self._flight:
@@ -131,7 +134,7 @@ class JsStream:
         except IndexError:
             raise end from None
 
-    def _outcome(self, request: Request, end: type[Exception]) -> Any:
+    def _outcome(self, request: Request, began: float, end: type[Exception]) -> Any:
         if request.stop is not None:
             raise request.stop
         if request.error is not None:
@@ -142,6 +145,7 @@ class JsStream:
             self._over()
             raise end
         self._streams.count(request.value)
+        self._streams.on_read(began)
         return request.value
 
     def _give_back(self, request: Request) -> None:
@@ -476,6 +480,8 @@ class Streams:
         self, session: Session, lower: Callable[[Any], Any], loop: Callable[[], asyncio.AbstractEventLoop]
     ) -> None:
         self.session, self.lower, self.loop = session, lower, loop
+        #: Called for each item that was read, with when it was asked for.
+        self.on_read: Callable[[float], None] = _ignore
         self._sources: dict[int, PyStreamSource] = {}
         self._open: set[int] = set()
         self._numbers = count(1)
