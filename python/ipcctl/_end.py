@@ -90,6 +90,8 @@ class End:
             self._map = mmap.mmap(memory, _contract.SEGMENT_DATA + 2 * capacity)
         except BaseException:
             self.half.close()
+            if self._life >= 0:
+                os.close(self._life)
             raise
         data = _contract.SEGMENT_DATA
         self._tx = SharedRingBuffer(self._map, _contract.SEGMENT_RING_A, data, capacity, True)
