@@ -762,7 +762,10 @@ function exceptionFlags(command: Command): Command {
     .option("--allow-listen [ports]", "grant listening on TCP, or only on PORT,…")
     .option("--allow-read <path>", "grant reading a file or folder (repeatable)", collect)
     .option("--allow-write <path>", "grant writing a file or folder (repeatable)", collect)
-    .option("--allow-runtimes <n>", "let it have so many runtimes of JavaScript at once (docs/javascript-in-workers.md)");
+    .option(
+      "--allow-runtimes <n>",
+      "let it have so many runtimes of JavaScript at once (docs/javascript-in-workers.md)",
+    );
 }
 
 function conversationFlag(command: Command): Command {

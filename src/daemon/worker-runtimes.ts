@@ -153,7 +153,9 @@ export class WorkerRuntimes {
   }
 
   #ofAny(): Worker[] {
-    return [...this.#deps.registry().everyWorker].filter(({ config }) => config.kind === "runtime" && config.owner !== null);
+    return [...this.#deps.registry().everyWorker].filter(
+      ({ config }) => config.kind === "runtime" && config.owner !== null,
+    );
   }
 
   #endAll(runtimes: readonly Worker[]): void {
@@ -183,13 +185,13 @@ function requireWithin({ name, network, files }: Policy, { allow_net, allow_read
   requireHosts(allow_net);
   for (const text of allow_net) {
     const host = splitHost(text)!; // required above
-    if (network.mode === "any" || (network.mode === "allow" && network.allow.some((one) => covers(one, host)))) continue;
+    if (network.mode === "any" || (network.mode === "allow" && network.allow.some((one) => covers(one, host))))
+      continue;
     throw new Refused("NOT_GRANTED", `allow_net: the policy of this worker (${name}) does not grant ${text} itself`);
   }
   for (const path of allow_read) {
     const why = whyUnreadable(files, path);
-    if (why !== undefined)
-      throw new Refused("NOT_GRANTED", `allow_read: the policy of this worker (${name}) ${why}`);
+    if (why !== undefined) throw new Refused("NOT_GRANTED", `allow_read: the policy of this worker (${name}) ${why}`);
   }
 }
 

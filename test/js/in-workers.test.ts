@@ -1,11 +1,11 @@
 /** Runtimes of JavaScript in confined workers, which can start nothing themselves. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
-import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { WorkerStatus } from "../../src/protocol/status.ts";
 import { callIn } from "../host/asking.ts";
-import { Home, waitUntil, workerPrelude } from "../home.ts";
+import { Home, isAlive, waitUntil, withDaemon, workerPrelude } from "../home.ts";
 
 const POLICIES = ["no-network", "strict", "analysis"] as const;
 
@@ -89,6 +89,38 @@ counts, ends = {}, {}
 @ipcctl.expose
 def seen(name):
     return [counts.get(name, 0), ends.get(name)]
+
+@ipcctl.expose
+def loops_for_ever(name):
+    def work():
+        try:
+            held[name].eval("for (;;);")
+        except Exception as error:
+            ends[name] = told(error)
+    threading.Thread(target=work, daemon=True).start()
+
+@ipcctl.expose
+def ended(name):
+    return ends.get(name)
+
+@ipcctl.expose
+async def cancelled(name):
+    task = asyncio.ensure_future(held[name].eval_async("for (;;);"))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError as error:
+        return type(error).__name__
+
+@ipcctl.expose
+def leaks(name, path):
+    """Hands the connection of the owner to somebody else."""
+    import socket
+    with socket.socket(socket.AF_UNIX) as to:
+        to.connect(path)
+        socket.send_fds(to, [b"x"], [held[name]._guest._shim._owner.fileno()])
+        return to.recv(1).decode()
 
 @ipcctl.expose
 def speed(name, rounds):
@@ -231,4 +263,144 @@ describe("no wider policy", () => {
     ] as const)
       expect(await take("c", path)).toMatchObject({ type: "PermissionError", text: expect.stringContaining(named) });
   });
+});
+
+/** A worker with runtimes in a daemon of its own, one of which never comes to an end by itself. */
+async function withRuntimes(
+  work: (one: { home: Home; pids: number[]; status: () => Promise<WorkerStatus>; call: typeof call }) => Promise<void>,
+  restart = "no",
+): Promise<void> {
+  await withDaemon(async (own) => {
+    const script = own.script("asker.py", WORKER);
+    await own.start("asker", script, { policy: "no-network", allow: { runtimes: 3 }, restart_policy: restart });
+    const here = async <T>(_: string, what: string, ...args: unknown[]): Promise<T> => {
+      using ipc = new Ipcctl(await own.connect());
+      return await callIn<T>(ipc, "asker", what, ...args);
+    };
+    const pids: number[] = [];
+    for (const name of ["works", "loops"]) pids.push((await here<Taken>("", "take", name)).pid);
+    await here("", "goes_on", "works");
+    await here("", "loops_for_ever", "loops");
+    await work({ home: own, pids, status: () => own.status("asker"), call: here });
+  });
+}
+
+const counted = async (ask: typeof call): Promise<number> => (await ask<[number, unknown]>("", "seen", "works"))[0];
+
+describe("kill -9", () => {
+  test.each(["the worker", "its shim"])("of %s ends what it owned, with and without a daemon", async (who) => {
+    for (const hasDaemon of [true, false])
+      await withRuntimes(async ({ home: own, pids, status }) => {
+        const { pid, shim_pid: shim } = await status();
+        if (!hasDaemon) await own.killDaemon();
+        process.kill((who === "the worker" ? pid : shim)!, "SIGKILL");
+        await waitUntil(() => !pids.some((one) => isAlive(one)), "its runtimes are gone");
+        await waitUntil(async () => (await runtimesOf(own, "asker")).length === 0, "nothing is known of them");
+      });
+  });
+
+  test("of a runtime, or its shim, is told, and another one is there at once", async () => {
+    await withRuntimes(async ({ home: own, pids, call: ask }) => {
+      const shims = (await runtimesOf(own, "asker")).map(({ pid, shim_pid: shim }) => [pid, shim] as const);
+      process.kill(pids[0]!, "SIGKILL");
+      await waitUntil(async () => (await ask<[number, Told | null]>("", "seen", "works"))[1] !== null, "it is told");
+      expect((await ask<[number, Told]>("", "seen", "works"))[1]).toMatchObject({
+        type: "RuntimeTerminated",
+        text: expect.stringContaining("signal 9"),
+      });
+      const [, shim] = shims.find(([pid]) => pid === pids[1])!;
+      process.kill(shim!, "SIGKILL");
+      await waitUntil(() => !isAlive(pids[1]!), "it ends with its shim");
+      await waitUntil(async () => (await ask<Told | null>("", "ended", "loops")) !== null, "that is told as well");
+      expect(await ask<Told>("", "ended", "loops")).toMatchObject({ type: "RuntimeTerminated" });
+      expect(await ask<Taken>("", "take", "again")).toMatchObject({ confined: true });
+      expect(await ask<unknown>("", "evaluate", "again", "1 + 1")).toBe(2);
+    });
+  });
+
+  test("of the daemon and the router stops no call, and the next ones know of all", async () => {
+    await withRuntimes(async ({ home: own, pids, status, call: ask }) => {
+      const { pid } = await status();
+      const router = (await own.status("host-router")).pid!;
+      await own.killDaemon();
+      process.kill(router, "SIGKILL");
+      const before = await counted(ask); // by the next daemon, which the command starts
+      await waitUntil(async () => (await counted(ask)) > before, "calls go on");
+      expect((await status()).pid).toBe(pid);
+      expect(pids.every((one) => isAlive(one))).toBe(true);
+      expect(new Set((await runtimesOf(own, "asker")).map((one) => one.pid))).toEqual(new Set(pids));
+      expect(await ask<Taken>("", "take", "third")).toMatchObject({ confined: true });
+      expect(await ask<Told>("", "take", "fourth")).toMatchObject({
+        text: expect.stringContaining("--allow-runtimes 3"),
+      });
+      await ask("", "drop", "third");
+      await waitUntil(async () => (await runtimesOf(own, "asker")).length === 2, "what is closed has ended");
+    });
+  });
+});
+
+test("a worker that starts anew has left nothing of its runtimes, and none is started again", async () => {
+  await withRuntimes(async ({ home: own, pids, call: ask }) => {
+    expect(await own.cli("restart", "asker")).toMatchObject({ status: 0 });
+    await waitUntil(() => !pids.some((one) => isAlive(one)), "its runtimes are gone");
+    await waitUntil(async () => (await runtimesOf(own, "asker")).length === 0, "nothing is known of them");
+    expect(await ask<Taken>("", "take", "a")).toMatchObject({ confined: true });
+  });
+});
+
+test("who keeps the connection of an owner beyond its run keeps no runtime by that", async () => {
+  const path = join(home.dir, "taker");
+  const program = `import socket, time
+with socket.socket(socket.AF_UNIX) as at:
+    at.bind(${JSON.stringify(path)})
+    at.listen()
+    one, _ = at.accept()
+    held = socket.recv_fds(one, 1, 1)
+    one.send(b"y")
+    time.sleep(1000)`;
+  const taker = Bun.spawn(["python3", "-c", program], { stdio: ["ignore", "ignore", "inherit"] });
+  try {
+    await waitUntil(() => existsSync(path), "somebody listens");
+    await start("leaks", "trusted", 1);
+    const { pid } = await call<Taken>("leaks", "take", "a");
+    expect(await call<string>("leaks", "leaks", "a", path)).toBe("y");
+    process.kill((await home.status("leaks")).pid!, "SIGKILL");
+    await waitUntil(() => !isAlive(pid), "the daemon ends it");
+    expect(taker.exitCode).toBe(null);
+  } finally {
+    taker.kill("SIGKILL");
+  }
+});
+
+test("Ctrl-C and a cancelled task end code that computes, and not the runtime", async () => {
+  await start("cancels", "strict", 1);
+  const { pid } = await call<Taken>("cancels", "take", "a");
+  expect(await call<unknown>("cancels", "cancelled", "a")).toBe("CancelledError");
+  expect(await call<unknown>("cancels", "evaluate", "a", "3 * 3")).toBe(9);
+  expect((await runtimesOf(home, "cancels")).map((one) => one.pid)).toEqual([pid]);
+});
+
+test("a limit of memory is told as one, and what a policy says is one too", async () => {
+  await start("memory", "no-network", 1);
+  using worker = await ipc.worker("memory");
+  await worker.callWith("take", ["a"], { kwargs: { max_memory: 64 * 2 ** 20 } });
+  const fills = "globalThis.all = []; for (;;) all.push(new Uint8Array(1 << 20).fill(1))";
+  expect(await call<Told>("memory", "evaluate", "a", fills)).toMatchObject({
+    type: expect.stringMatching(/RuntimeTerminated|JavaScriptError/),
+  });
+});
+
+test("an evaluation takes as long as in a program without a sandbox", async () => {
+  const rounds = 3000;
+  await start("fast", "strict", 1);
+  await start("free", "trusted", undefined);
+  for (const name of ["fast", "free"]) await call(name, "take", "a");
+  const ratios: number[] = [];
+  for (let round = 0; round < 3; round++) {
+    const inside = await call<number>("fast", "speed", "a", rounds);
+    const outside = await call<number>("free", "speed", "a", rounds);
+    ratios.push(inside / outside);
+    console.log(`1 + 1: ${inside.toFixed(1)} µs in a strict worker, ${outside.toFixed(1)} µs in a trusted one`);
+  }
+  expect(Math.min(...ratios)).toBeLessThan(2);
 });

@@ -296,6 +296,34 @@ class Bounds(unittest.TestCase):
         end.close()
 
 
+class Relays(unittest.TestCase):
+    def test_channels_that_nobody_waits_for(self) -> None:
+        one = _serving.Serving()
+        ends: list[int] = []
+
+        def keep(number: int) -> None:
+            ours, theirs = os.pipe()
+            ends.append(ours)
+            one._keep_relay(f"label {number}", _end.Half(b"", [theirs]))
+
+        def are_open() -> int:
+            return sum(not select.select([end], [], [], 0)[0] for end in ends)
+
+        for number in range(_contract.POLICY_RUNTIMES_MAX):
+            keep(number)
+        self.assertEqual(are_open(), len(ends))
+        keep(len(ends))
+        self.assertEqual(are_open(), _contract.POLICY_RUNTIMES_MAX)
+        self.assertIsNone(one.take_relay("label 0", 0))
+        taken = one.take_relay("label 1", 0)
+        assert taken is not None
+        one.drop_relays()
+        self.assertEqual(are_open(), 1)
+        taken.close()
+        for end in ends:
+            os.close(end)
+
+
 class LongMessages(unittest.TestCase):
     def test_parts_are_put_together_again(self) -> None:
         parts = Parts()

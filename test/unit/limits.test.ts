@@ -166,6 +166,7 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   auditChainBytes: [["test/unit/audit-chain.test.ts", "auditChainBytes: a file as large ends"]],
   auditChainFiles: [["test/unit/audit-chain.test.ts", "auditChainFiles, auditChainMs: as many files"]],
   auditChainMs: [["test/unit/audit-chain.test.ts", "auditChainFiles, auditChainMs: as many files"]],
+  policyRuntimes: [["test/python/test_channel.py", "test_channels_that_nobody_waits_for"]],
   runtimesReady: [["test/python/test_js_process.py", "test_as_many_are_ready_as_were_taken_up_to_the_limit"]],
   runtimeKindsReady: [["test/python/test_js_process.py", "test_kinds_that_were_asked_for_long_ago_have_none_ready"]],
   runtimeTemplates: [["test/python/test_js_process.py", "test_templates_that_are_kept"]],
