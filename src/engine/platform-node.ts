@@ -71,8 +71,8 @@ export function forbidImports(): void {
 }
 
 /**
- * Node awaits what it gets, and would give functions of our realm to a `then` of the guest: it gets a promise of our own,
- * and no module that has a `then`.
+ * Node awaits what it gets, and would give functions of our realm to a `then` of the guest: it gets a promise of our
+ * own, and no module that has a `then`.
  */
 export function importing(importer: Function, settle: Settle, refusal: () => unknown): unknown {
   return async (specifier: string, owner: unknown, attributes: unknown) => {

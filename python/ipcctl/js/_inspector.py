@@ -28,11 +28,14 @@ if TYPE_CHECKING:
     from ._session import Session
 
 #: At once, of one runtime.
-DEBUGGERS_MAX = 16
+DEBUGGERS_MAX = 8
 #: Until a client has said what it wants, and for one message to it.
 _PATIENCE_SECONDS = 10.0
 _HEAD = struct.Struct("<II")
 _PYTHON = 0
+_KEY_CHARS = 24
+_READ_BYTES = 4096
+_FRONTEND = "devtools://devtools/bundled/js_app.html"
 _FAVICON = "https://nodejs.org/static/images/favicons/favicon.ico"
 
 
@@ -88,7 +91,7 @@ class Inspector:
         self.endpoints = InspectorEndpoints(
             id=name,
             websocket_url=f"ws://{at}/ws/{name}",
-            devtools_frontend_url=f"devtools://devtools/bundled/js_app.html?ws={at}/ws/{name}&experiments=true&v8only=true",
+            devtools_frontend_url=f"{_FRONTEND}?ws={at}/ws/{name}&experiments=true&v8only=true",
             title=title,
             description="JavaScript of a Python program",
             target_url=config.target_url or "file://",
@@ -224,7 +227,7 @@ class Inspector:
             if path != f"/ws/{self.endpoints.id}":
                 return 404, "no such target\n"
             key = headers.get("sec-websocket-key", "")
-            if headers.get("sec-websocket-version") != "13" or len(key) != 24:
+            if headers.get("sec-websocket-version") != "13" or len(key) != _KEY_CHARS:
                 return 400, "WebSocket: version 13 and a key\n"
             return (101, key) if len(self._debuggers) < DEBUGGERS_MAX else (503, f"{DEBUGGERS_MAX} debuggers already\n")
         route = path.split("?", 1)[0].rstrip("/")
@@ -288,7 +291,7 @@ def _read_head(connection: socket.socket) -> tuple[str, bytes]:
     """The request line with the headers, and what came behind them. :raises ValueError, OSError:"""
     data = b""
     while b"\r\n\r\n" not in data:
-        part = connection.recv(4096)
+        part = connection.recv(_READ_BYTES)
         if not part or len(data) + len(part) > HEAD_BYTES_MAX:
             raise ValueError("no request")
         data += part

@@ -19,6 +19,9 @@ HEAD_BYTES_MAX = 16 * 1024
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
 _CONTROL_BYTES_MAX = 125
+#: Of the first byte of a frame that is the last one of its message, and of the second one if the data is masked.
+_LAST = _MASKED = 0x80
+_READ_BYTES = 65536
 _PROTOCOL_ERROR, _UNSUPPORTED, _INVALID, _TOO_BIG = 1002, 1003, 1007, 1009
 
 
@@ -66,9 +69,9 @@ class WebSocket:
     def _frame(self, most: int) -> tuple[bool, int, bytes]:
         first, second = self._read(2)
         kind, size = first & 0x0F, second & 0x7F
-        if first & 0x70 or second & 0x80 == 0 or kind not in (0, 1, 2, 8, 9, 10):
+        if first & 0x70 or second & _MASKED == 0 or kind not in (0, 1, 2, 8, 9, 10):
             raise self._refused(_PROTOCOL_ERROR, "it sent a frame that is malformed, or not masked")
-        if kind >= _CLOSE and (size > _CONTROL_BYTES_MAX or first & 0x80 == 0):
+        if kind >= _CLOSE and (size > _CONTROL_BYTES_MAX or first & _LAST == 0):
             raise self._refused(_PROTOCOL_ERROR, "it sent a control frame that is too long")
         if size == 126:
             (size,) = struct.unpack(">H", self._read(2))
@@ -77,7 +80,7 @@ class WebSocket:
         if size > most:
             raise self._refused(_TOO_BIG, f"it sent a message of more than {MESSAGE_BYTES_MAX} bytes")
         mask = self._read(4)
-        return first & 0x80 != 0, kind, _masked(self._read(size), mask)
+        return first & _LAST != 0, kind, _masked(self._read(size), mask)
 
     def _read(self, size: int) -> bytes:
         out, self._early = self._early[:size], self._early[size:]
@@ -85,7 +88,7 @@ class WebSocket:
         missing = size - len(out)
         while missing > 0:
             try:
-                part = self._connection.recv(min(missing, 65536))
+                part = self._connection.recv(min(missing, _READ_BYTES))
             except OSError as error:
                 raise Closed(str(error)) from None
             if not part:
@@ -101,11 +104,11 @@ class WebSocket:
     def _send(self, kind: int, data: bytes) -> None:
         size = len(data)
         if size <= _CONTROL_BYTES_MAX:
-            head = struct.pack(">BB", 0x80 | kind, size)
+            head = struct.pack(">BB", _LAST | kind, size)
         elif size < 1 << 16:
-            head = struct.pack(">BBH", 0x80 | kind, 126, size)
+            head = struct.pack(">BBH", _LAST | kind, 126, size)
         else:
-            head = struct.pack(">BBQ", 0x80 | kind, 127, size)
+            head = struct.pack(">BBQ", _LAST | kind, 127, size)
         try:
             with self._lock:
                 self._connection.sendall(head + data)
