@@ -468,6 +468,14 @@ def _quietly(tell: Callable[[Any], Any], what: Any) -> None:
         pass  # the loop is closed: nobody waits any more
 
 
+def _bytes_of(value: Any) -> int:
+    """How much of it counts: only bytes do, and arrays of them."""
+    if isinstance(value, (bytes, bytearray)):
+        return len(value)
+    size = getattr(value, "nbytes", 0)
+    return size if type(size) is int else 0
+
+
 def is_streamed(value: Any) -> bool:
     """Whether JavaScript gets it as a stream, though nobody has said so."""
     return hasattr(value, "__aiter__") or isinstance(value, Iterator)
@@ -508,9 +516,9 @@ class Streams:
         self._open.discard(number)
 
     def count(self, value: Any) -> None:
-        if isinstance(value, (bytes, memoryview)):
+        if (size := _bytes_of(value)) > 0:
             with self._lock:
-                self._bytes_in += len(value) if isinstance(value, bytes) else value.nbytes
+                self._bytes_in += size
 
     # ---- of Python ----
 
@@ -545,9 +553,9 @@ class Streams:
         return REFERENCE_PYTHON_STREAM, value._lend(), value._ahead
 
     def count_sent(self, value: Any) -> None:
-        if isinstance(value, (bytes, bytearray, memoryview)):
+        if (size := _bytes_of(value)) > 0:
             with self._lock:
-                self._bytes_out += value.nbytes if isinstance(value, memoryview) else len(value)
+                self._bytes_out += size
 
     def fail(self, number: int, error: BaseException) -> None:
         """:param error: what JavaScript's reader gets, and what it is the cause of if that comes back"""
