@@ -33,6 +33,8 @@ const FRAME = /^\s*at (?:async )?(?:(.*?) \()?(.*?):(\d+)(?::(\d+))?\)?$/;
 const PLACE = /^(.+):(\d+)\n.*\n( *)\^+\n/;
 /** Of this program, as its stacks name it. */
 const OWN_FILE = FRAME.exec((new Error("").stack ?? "").split("\n")[1] ?? "")?.[2];
+/** What the guest gives in place of a string has methods of its own. */
+const asText = String as (raw: unknown) => string;
 const KNOWN = new Set(["name", "message", "stack", "cause", "errors", "line", "column", "sourceURL"]);
 const PROPERTIES_MAX = 32;
 
@@ -51,7 +53,7 @@ export function thrownRecord(
   const text = (read: () => unknown): string | null => {
     const found = quietly(() => {
       const raw = read();
-      return raw === undefined || raw === null ? undefined : textOf(raw).slice(0, room).toWellFormed();
+      return raw === undefined || raw === null ? undefined : asText(raw).slice(0, room).toWellFormed();
     });
     room -= found?.length ?? 0;
     return found ?? null;
@@ -106,11 +108,6 @@ const NOTHING: Thrown = {
   properties: {},
   origin: null,
 };
-
-/** A string in any case: what the guest gives in place of one has methods of its own. */
-function textOf(raw: unknown): string {
-  return typeof raw === "symbol" ? Symbol.prototype.toString.call(raw) : `${raw as string}`;
-}
 
 function isErrorLike(error: unknown): boolean {
   if (typeof error !== "object" || error === null) return false;

@@ -52,7 +52,10 @@ export class Timers {
     const number = this.#next++;
     const run = (): void => {
       if (!isInterval) this.#active.delete(number);
-      if (this.#session.isCancelled) return void this.#stop(number);
+      if (this.#session.isCancelled) {
+        this.#stop(number);
+        return;
+      }
       this.#session.enterLater(() => void this.#session.realm.make.apply(act, undefined, more));
     };
     const timer = isInterval ? setInterval(run, Math.max(1, ms)) : setTimeout(run, ms);

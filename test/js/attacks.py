@@ -301,7 +301,7 @@ POLLUTE = """
   for (let at = 0; at < objects.length; at++) lists[at] = ownKeys(objects[at]);
   const all = globalThis, root = Object.prototype;
   for (let at = 0; at < objects.length; at++)
-    for (let next = 0; next < lists[at].length; next++) 
+    for (let next = 0; next < lists[at].length; next++)
       if (objects[at] !== own && objects[at] !== Promise_ || lists[at][next] !== 'constructor' && lists[at][next] !== species) // by which the language itself finds its promises
         try { defineProperty(objects[at], lists[at][next], hide) } catch {}
   for (let at = 0; at < names.length; at++) defineProperty(root, names[at], hide);
@@ -487,7 +487,7 @@ def after_interrupt(js: Any) -> None:
             try:
                 await asyncio.wait_for(one.eval_async(code), 0.2)
                 raise AssertionError("nothing is raised")
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 pass
             one.eval("globalThis.fired = 0; setTimeout(() => { later(5).then((n) => { fired = n }) }, 1); 0")
             for _ in range(200):

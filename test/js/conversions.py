@@ -1,6 +1,6 @@
 """Values both ways, on all four paths: made by a generator with a seed, and those at the edges by hand.
 
-    python conversions.py run NAME        with IPCCTL_SEED=N, the same values again
+python conversions.py run NAME        with IPCCTL_SEED=N, the same values again
 """
 
 from __future__ import annotations
@@ -22,7 +22,20 @@ UTC = datetime.timezone.utc
 EDGES: list[int] = [
     base + by for power in (31, 32, 53, 63, 64, 100) for base in (2**power, -(2**power)) for by in (-2, -1, 0, 1, 2)
 ]
-DOUBLES = [0.0, -0.0, 0.5, -1.5, 5e-324, 1.7976931348623157e308, 2.0**53 + 0.0, math.inf, -math.inf, math.nan, 1e21, 123456789.125]
+DOUBLES = [
+    0.0,
+    -0.0,
+    0.5,
+    -1.5,
+    5e-324,
+    1.7976931348623157e308,
+    2.0**53 + 0.0,
+    math.inf,
+    -math.inf,
+    math.nan,
+    1e21,
+    123456789.125,
+]
 TEXTS = ["", "x", "é", "€", "𝒳", "\0", "\u2028", "a" * 1000, "__proto__", "constructor", "\ufeff", "\U0010ffff", "then"]
 DATES = [
     datetime.datetime(1970, 1, 1, tzinfo=UTC),
@@ -80,7 +93,12 @@ class Paths:
 
 def arrives(value: Any) -> Any:
     """As it comes back: whole doubles are ints, as everything that JavaScript holds as a number."""
-    if type(value) is float and value.is_integer() and abs(value) < 2**63 and not (value == 0 and math.copysign(1, value) < 0):
+    if (
+        type(value) is float
+        and value.is_integer()
+        and abs(value) < 2**63
+        and not (value == 0 and math.copysign(1, value) < 0)
+    ):
         return int(value)
     if isinstance(value, (list, tuple)):
         return [arrives(one) for one in value]
@@ -112,7 +130,10 @@ def make(rnd: random.Random, js: Any, depth: int = 0) -> Any:
     if kind == 5:
         return rnd.choice(TEXTS)
     if kind == 6:
-        return "".join(chr(rnd.choice([rnd.randrange(0x20, 0x7F), rnd.randrange(0xE000, 0x110000)])) for _ in range(rnd.randrange(8)))
+        return "".join(
+            chr(rnd.choice([rnd.randrange(0x20, 0x7F), rnd.randrange(0xE000, 0x110000)]))
+            for _ in range(rnd.randrange(8))
+        )
     if kind == 7:
         data = rnd.randbytes(rnd.randrange(30))
         return rnd.choice([data, bytearray(data), memoryview(data)])
@@ -121,7 +142,9 @@ def make(rnd: random.Random, js: Any, depth: int = 0) -> Any:
     if kind < 11:
         return rnd.choice([list, tuple])(make(rnd, js, depth + 1) for _ in range(rnd.randrange(5)))
     if kind == 11:
-        return rnd.choice([set, frozenset])(rnd.choice(["a", "b", 1, 2.5, None, True, b"x"]) for _ in range(rnd.randrange(4)))
+        return rnd.choice([set, frozenset])(
+            rnd.choice(["a", "b", 1, 2.5, None, True, b"x"]) for _ in range(rnd.randrange(4))
+        )
     return {rnd.choice(TEXTS): make(rnd, js, depth + 1) for _ in range(rnd.randrange(4))}
 
 
@@ -137,7 +160,20 @@ def round_trips(js: Any) -> None:
 @case("Each value at an edge comes back as it was, on every path")
 def edges(js: Any) -> None:
     paths = Paths(js)
-    values = [*EDGES, *DOUBLES, *TEXTS, *DATES, b"", b"\0" * 1000, [], {}, set(), [None, js.undefined], {"": ""}, 10**300]
+    values = [
+        *EDGES,
+        *DOUBLES,
+        *TEXTS,
+        *DATES,
+        b"",
+        b"\0" * 1000,
+        [],
+        {},
+        set(),
+        [None, js.undefined],
+        {"": ""},
+        10**300,
+    ]
     for value in values:
         for name, path in paths.all.items():
             equal(path(value), arrives(value), f"{name}: {str(value)[:40]}")
@@ -156,8 +192,21 @@ def kinds_of_numbers(js: Any) -> None:
     equal(kind(math.nan), "number NaN")
     equal(kind(True), "boolean true")
     for code, value in {
-        "4.0": 4, "-0": -0.0, "0": 0, "2 ** 53": 2**53, "-(2 ** 53)": -(2**53), "2 ** 62": 2**62, "2 ** 63": 2.0**63, "1e300": 1e300,
-        "0.1": 0.1, "5e9": 5_000_000_000, "1n": 1, "2n ** 64n": 2**64, "-(2n ** 100n)": -(2**100), "NaN": math.nan, "-Infinity": -math.inf,
+        "4.0": 4,
+        "-0": -0.0,
+        "0": 0,
+        "2 ** 53": 2**53,
+        "-(2 ** 53)": -(2**53),
+        "2 ** 62": 2**62,
+        "2 ** 63": 2.0**63,
+        "1e300": 1e300,
+        "0.1": 0.1,
+        "5e9": 5_000_000_000,
+        "1n": 1,
+        "2n ** 64n": 2**64,
+        "-(2n ** 100n)": -(2**100),
+        "NaN": math.nan,
+        "-Infinity": -math.inf,
     }.items():
         equal(paths.one.eval(code), value, code)
         paths.seen.clear()
@@ -212,8 +261,14 @@ def size(js: Any) -> None:
     paths = Paths(js, max_serialization_bytes=limit)
     for value in (b"x" * limit, "x" * (limit - 16)):
         equal(paths.argument_and_result(value), value)
-    fails(lambda: paths.argument_and_result(b"x" * (limit + 1)), RuntimeError, f"exceeded maximum limit of {limit} bytes")
-    fails(lambda: paths.argument_and_result("x" * (limit + 1)), RuntimeError, f"String size limit exceeded: {limit + 1} > {limit}")
+    fails(
+        lambda: paths.argument_and_result(b"x" * (limit + 1)), RuntimeError, f"exceeded maximum limit of {limit} bytes"
+    )
+    fails(
+        lambda: paths.argument_and_result("x" * (limit + 1)),
+        RuntimeError,
+        f"String size limit exceeded: {limit + 1} > {limit}",
+    )
     fails(lambda: paths.argument_and_result([0] * limit), RuntimeError, "exceeded maximum limit")
     fails(lambda: paths.argument_and_result({str(n): n for n in range(limit)}), RuntimeError, "exceeded maximum limit")
     equal(len(paths.one.eval(f"'x'.repeat({limit})")), limit)
@@ -263,7 +318,10 @@ def dates(js: Any) -> None:
     paths = Paths(js)
     iso = paths.one.eval("((value) => value.toISOString())")
     for value in DATES:
-        equal(iso(value), f"{value:%Y}".rjust(4, "0") + f"{value:-%m-%dT%H:%M:%S}"[0:] + f".{value.microsecond // 1000:03d}Z")
+        equal(
+            iso(value),
+            f"{value:%Y}".rjust(4, "0") + f"{value:-%m-%dT%H:%M:%S}"[0:] + f".{value.microsecond // 1000:03d}Z",
+        )
     equal(iso(datetime.datetime(2020, 1, 1)), "2020-01-01T00:00:00.000Z", "without a zone")
     east = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
     equal(iso(datetime.datetime(2020, 1, 1, 5, 30, tzinfo=east)), "2020-01-01T00:00:00.000Z", "of another zone")
@@ -282,17 +340,29 @@ def dates(js: Any) -> None:
 def typed_arrays(js: Any) -> None:
     paths = Paths(js)
     for name, width in {
-        "Int8Array": 1, "Int16Array": 2, "Uint16Array": 2, "Int32Array": 4, "Uint32Array": 4,
-        "Float32Array": 4, "Float64Array": 8, "BigInt64Array": 8, "BigUint64Array": 8,
+        "Int8Array": 1,
+        "Int16Array": 2,
+        "Uint16Array": 2,
+        "Int32Array": 4,
+        "Uint32Array": 4,
+        "Float32Array": 4,
+        "Float64Array": 8,
+        "BigInt64Array": 8,
+        "BigUint64Array": 8,
     }.items():
         items = "[1n, 2n, 3n]" if name.startswith("Big") else "[1, 2, 3]"
-        for code in (f"new {name}({items})", f"new {name}(new {name}([{items[1]}{'n' if 'Big' in name else ''}, ...{items}]).buffer, {width})"):
+        for code in (
+            f"new {name}({items})",
+            f"new {name}(new {name}([{items[1]}{'n' if 'Big' in name else ''}, ...{items}]).buffer, {width})",
+        ):
             value = paths.one.eval(code)
             equal([int(one) for one in value], [1, 2, 3], code)
             paths.one.eval(f"take({code})")
             equal([int(one) for one in paths.seen[-1]], [1, 2, 3], f"take {code}")
             equal(len(paths.one.eval(f"new {name}(0)")), 0)
-        back = paths.one.eval(f"((value) => value instanceof {name} ? [...value].join() : Object.prototype.toString.call(value))")
+        back = paths.one.eval(
+            f"((value) => value instanceof {name} ? [...value].join() : Object.prototype.toString.call(value))"
+        )
         equal(back(value), "1,2,3", f"{name} to JavaScript")
     equal(paths.one.eval("new Uint8Array([1, 2, 3]).subarray(1)"), b"\x02\x03")
     equal(paths.one.eval("new DataView(new Uint8Array([1, 2, 3]).buffer, 1)"), b"\x02\x03")
@@ -312,7 +382,11 @@ def refused(js: Any) -> None:
         pass
 
     for value in (Other(), object(), 1j, datetime.timedelta(1), type, {"x": [Other()]}, range(3), ...):
-        fails(lambda value=value: paths.argument_and_result(value), RuntimeError, "Unsupported Python type for JSValue conversion")
+        fails(
+            lambda value=value: paths.argument_and_result(value),
+            RuntimeError,
+            "Unsupported Python type for JSValue conversion",
+        )
         fails(lambda value=value: paths.answer_and_result(value), js.JavaScriptError)
     for value in ({1: 2}, {None: 1}, {b"x": 1}, {("a",): 1}):
         fails(lambda value=value: paths.argument_and_result(value), TypeError, "keys")

@@ -1,11 +1,11 @@
 // Runs as guest code. Walks everything that a guest can reach, and reports what belongs to another realm or knows more
 // than the language: a Function whose code sees `process`, or an object whose prototypes do not end in ours.
-(roots) => {
+globalThis.crawl = (roots) => {
   const found = [],
     seen = new Set(),
     queue = [];
   const { getPrototypeOf, getOwnPropertyDescriptor, ownKeys, apply, construct } = Reflect;
-  const { Function: Fn, Object: Obj, Error: Err } = globalThis;
+  const { Object: Obj, Error: Err } = globalThis;
   const NAMES =
     "['process','Bun','require','module','fetch','Deno','global','ipcctlEntry','ShadowRealm','Worker']" +
     ".filter((name) => { try { return (0, eval)('typeof ' + name) !== 'undefined' } catch { return false } }).join()";

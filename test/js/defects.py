@@ -350,7 +350,7 @@ def wait_for(js: Any) -> None:
             try:
                 await asyncio.wait_for(one.eval_async("while (true);"), 0.3)
                 raise AssertionError("nothing is raised")
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 pass
             equal(await asyncio.wait_for(one.eval_async("1 + 1"), 5), 2)
             one.close()

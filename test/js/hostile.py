@@ -167,7 +167,9 @@ _BROKEN_CBOR = (
 def number(rnd: random.Random, engine: Engine) -> Any:
     if engine.requests and rnd.random() < 0.6:
         return rnd.choice(engine.requests[-3:])
-    return rnd.choice([0, 1, -1, 2**31, 2**53, 2**63, 2**64 - 1, 2**200, 1.5, float("nan"), None, True, "1", b"1", [], {}])
+    return rnd.choice(
+        [0, 1, -1, 2**31, 2**53, 2**63, 2**64 - 1, 2**200, 1.5, float("nan"), None, True, "1", b"1", [], {}]
+    )
 
 
 def value(rnd: random.Random, engine: Engine, depth: int = 0) -> Any:
@@ -207,8 +209,14 @@ def message(rnd: random.Random, engine: Engine) -> Any:
     if shape < 0.5:
         return [C.FROM_ENGINE_RESULT, number(rnd, engine), value(rnd, engine)]
     if shape < 0.65:
-        error = {"kind": rnd.choice([1, 1, 1, 2, 3, 4, 5, 9, None]), "name": value(rnd, engine), "message": value(rnd, engine)}
-        error.update({key: value(rnd, engine) for key in ("stack", "frames", "cause", "errors", "properties", "origin")})
+        error = {
+            "kind": rnd.choice([1, 1, 1, 2, 3, 4, 5, 9, None]),
+            "name": value(rnd, engine),
+            "message": value(rnd, engine),
+        }
+        error.update(
+            {key: value(rnd, engine) for key in ("stack", "frames", "cause", "errors", "properties", "origin")}
+        )
         return [C.FROM_ENGINE_ERROR, number(rnd, engine), error]
     if shape < 0.9:
         operation = rnd.choice([*engine.operations, number(rnd, engine)])
@@ -223,7 +231,14 @@ def fair(rnd: random.Random, engine: Engine) -> list[Any]:
     request = rnd.choice(engine.requests[-3:]) if engine.requests else 1
     plain = rnd.choice([1, "x", [1, {"a": None}], {"a": b"x"}, {"depth": [[]] * 3}, js.undefined, -0.0])
     lent = Tagged(27, ["ipcctl.Reference", rnd.choice([1, 2]), rnd.randrange(1, 9), "name"])
-    error = {"kind": rnd.choice([1, 2, 3, 4, 5]), "name": "Error", "message": "m", "stack": "s", "frames": [], "origin": rnd.randrange(5)}
+    error = {
+        "kind": rnd.choice([1, 2, 3, 4, 5]),
+        "name": "Error",
+        "message": "m",
+        "stack": "s",
+        "frames": [],
+        "origin": rnd.randrange(5),
+    }
     stream = rnd.randrange(1, 9)
     return rnd.choice(
         [
@@ -234,8 +249,22 @@ def fair(rnd: random.Random, engine: Engine) -> list[Any]:
             [C.FROM_ENGINE_ERROR, request, error],
             [C.FROM_ENGINE_ERROR, request, {**error, "cause": error, "errors": [error, {**error, "errors": [error]}]}],
             [C.FROM_ENGINE_PRINT, rnd.choice([0, request]), "log", "text"],
-            [C.FROM_ENGINE_INVOKE, rnd.randrange(99), rnd.choice(engine.operations), [plain], rnd.choice([0, request]), True],
-            [C.FROM_ENGINE_INVOKE, rnd.randrange(99), rnd.choice(engine.operations), [lent], rnd.choice([0, request]), False],
+            [
+                C.FROM_ENGINE_INVOKE,
+                rnd.randrange(99),
+                rnd.choice(engine.operations),
+                [plain],
+                rnd.choice([0, request]),
+                True,
+            ],
+            [
+                C.FROM_ENGINE_INVOKE,
+                rnd.randrange(99),
+                rnd.choice(engine.operations),
+                [lent],
+                rnd.choice([0, request]),
+                False,
+            ],
             [C.FROM_ENGINE_END, stream, rnd.choice([None, error])],
             [C.FROM_ENGINE_WANT, stream, rnd.choice([1, 3, 2**40])],
             [C.FROM_ENGINE_LEAVE, stream],
@@ -277,7 +306,9 @@ def behave(rnd: random.Random) -> Callable[[Engine], None]:
                 engine.raw(rnd.choice(_BROKEN_CBOR) if rnd.random() < 0.7 else rnd.randbytes(rnd.randrange(1, 60)))
             elif manners == "flood" and engine.requests:
                 for _ in range(2000):
-                    if not engine.send(message(rnd, engine) if rnd.random() < 0.1 else [C.FROM_ENGINE_PRINT, 0, "log", "x" * 500]):
+                    if not engine.send(
+                        message(rnd, engine) if rnd.random() < 0.1 else [C.FROM_ENGINE_PRINT, 0, "log", "x" * 500]
+                    ):
                         break
             elif manners == "halves" and rnd.random() < 0.3:
                 part = bytes((C.PART_MORE if rnd.random() < 0.7 else C.PART_LAST,)) + rnd.randbytes(rnd.randrange(2000))
@@ -287,7 +318,9 @@ def behave(rnd: random.Random) -> Callable[[Engine], None]:
                     return
             elif manners == "memory" and rnd.random() < 0.3:
                 # The words that both sides write: positions of the rings, counts, bells.
-                at = rnd.choice([C.SEGMENT_RING_A, C.SEGMENT_RING_B, C.SEGMENT_ENDED, C.SEGMENT_GONE]) + 4 * rnd.randrange(24)
+                at = rnd.choice(
+                    [C.SEGMENT_RING_A, C.SEGMENT_RING_B, C.SEGMENT_ENDED, C.SEGMENT_GONE]
+                ) + 4 * rnd.randrange(24)
                 struct.pack_into("<I", engine.map, at, rnd.choice([0, 1, 7, 2**31, 2**32 - 1, rnd.randrange(2**32)]))
                 engine.ring()
             elif manners == "twice" and engine.requests:
@@ -406,7 +439,7 @@ def round_of(seed: int) -> None:
                     began = time.monotonic()
                     try:
                         act()
-                    except (*ALLOWED, asyncio.TimeoutError, StopAsyncIteration):
+                    except (TimeoutError, *ALLOWED, StopAsyncIteration):
                         pass
                     took = time.monotonic() - began
                     assert took < LATE_SECONDS, f"it took {took:.1f} s"
