@@ -1,13 +1,19 @@
 /** Cases of a file of Python, each in a process of its own, as named tests. */
 import { expect, test } from "bun:test";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import { installNode } from "../node.ts";
 
-const ROOT = join(import.meta.dir, "../..");
+const node = await installNode();
+/** With the Node that inspectors need. */
+export const environment = {
+  ...process.env,
+  PYTHONPATH: join(import.meta.dir, "../../python"),
+  PATH: `${node === undefined ? "" : `${dirname(node)}:`}${process.env.PATH}`,
+};
 const DEADLINE_MS = 40_000;
 
 /** @param file of this folder, which ends with `cases.main()` */
 export function testCases(file: string, python = "python3"): void {
-  const environment = { ...process.env, PYTHONPATH: join(ROOT, "python") };
   const command = [python, join(import.meta.dir, file)];
   const listed = Bun.spawnSync([...command, "list"], { env: environment, stderr: "inherit" });
   for (const [name, title] of JSON.parse(listed.stdout.toString()) as [string, string][])

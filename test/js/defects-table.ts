@@ -1,6 +1,7 @@
 /** Writes docs/javascript-defects.md from one run of the cases against both: `bun test/js/defects-table.ts`. */
 import { join } from "node:path";
 import { pythonWithJsrun } from "../packages.ts";
+import { environment } from "./cases.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 const CASES = join(import.meta.dir, "defects.py");
@@ -28,8 +29,7 @@ ${rows.join("\n")}
 );
 
 async function outputOf(program: string, ...args: string[]): Promise<string> {
-  const env = { ...process.env, PYTHONPATH: join(ROOT, "python") };
-  const child = Bun.spawn([program, CASES, ...args], { env, stdout: "pipe", stderr: "inherit" });
+  const child = Bun.spawn([program, CASES, ...args], { env: environment, stdout: "pipe", stderr: "inherit" });
   return child.stdout.text();
 }
 
