@@ -278,7 +278,7 @@ def profile(js: Any) -> None:
             expect(failed.data.startswith(b"{"), "no profile of what failed")
 
 
-@case("The engine v8: values, errors with their place, timeouts, Ctrl-C, modules, memory")
+@case("The engine v8: values, errors with their place, timeouts, modules")
 def engine(js: Any) -> None:
     with js.Runtime(engine="v8") as one:
         equal(one.get_stats().engine, "v8")
