@@ -392,7 +392,8 @@ export class GuestReader extends Reader {
   }
 
   protected override named(parts: unknown): unknown {
-    const [what, kind, number, more, name] = [0, 1, 2, 3, 4].map((at) => (parts as unknown[])[at]); // no iterator of the guest
+    const at = parts as unknown[]; // no iterator of the guest
+    const [what, kind, number, more, name] = [at[0], at[1], at[2], at[3], at[4]];
     if (what === "ipcctl.Shared") return this.#shared(kind);
     if (what !== "ipcctl.Reference" || !Number.isSafeInteger(number))
       throw malformed("tag 27 on something other than a reference");

@@ -228,7 +228,8 @@ const START = `((kept, library) => {
     reader: (stream) => new ReadableStreamDefaultReader(stream),
     // As its method does it, without the promise: a result has the prototype of all objects, and so may have a then.
     read: (reader, item, end, bad) => {
-      const request = { __proto__: null, _chunkSteps: guarded(item), _closeSteps: guarded(end), _errorSteps: guarded(bad) };
+      const request = { __proto__: null, _chunkSteps: guarded(item), _closeSteps: guarded(end),
+        _errorSteps: guarded(bad) };
       const stream = reader._ownerReadableStream;
       stream._disturbed = true;
       if (stream._state === "closed") end();

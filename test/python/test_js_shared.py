@@ -49,7 +49,8 @@ class Shared(unittest.TestCase):
 
     def test_it_is_an_array_of_the_guests_realm(self) -> None:
         is_own = self.js("""(a) => a.constructor === Uint8Array && a.buffer.constructor === ArrayBuffer
-          && Object.getPrototypeOf(a) === Uint8Array.prototype && Object.getPrototypeOf(a.buffer) === ArrayBuffer.prototype
+          && Object.getPrototypeOf(a) === Uint8Array.prototype
+          && Object.getPrototypeOf(a.buffer) === ArrayBuffer.prototype
           && a.constructor.constructor === Function""")
         self.assertIs(is_own(shared(8)), True)
         self.assertIs(is_own(shared(8)[2:4]), True)
