@@ -22,6 +22,8 @@ _CONTROL_BYTES_MAX = 125
 #: Of the first byte of a frame that is the last one of its message, and of the second one if the data is masked.
 _LAST = _MASKED = 0x80
 _READ_BYTES = 65536
+#: Whose size no longer fits into two bytes.
+_LONG_BYTES = 65536
 _PROTOCOL_ERROR, _UNSUPPORTED, _INVALID, _TOO_BIG = 1002, 1003, 1007, 1009
 
 
@@ -105,7 +107,7 @@ class WebSocket:
         size = len(data)
         if size <= _CONTROL_BYTES_MAX:
             head = struct.pack(">BB", _LAST | kind, size)
-        elif size < 1 << 16:
+        elif size < _LONG_BYTES:
             head = struct.pack(">BBH", _LAST | kind, 126, size)
         else:
             head = struct.pack(">BBQ", _LAST | kind, 127, size)
