@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import contextlib
 import functools
 import os
 import platform
@@ -17,7 +18,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from . import _backend, _console, _contract
 from ._bound import Bound
@@ -97,6 +98,8 @@ class Serving:
         self._host: Pipe | None = None
         #: Channels of which this process gets the client's end, by their labels.
         self._relays: dict[str, Half] = {}
+        #: How many wait for one. What comes when nobody does was given up.
+        self._waiting_for_relays = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.RLock()
         #: In a forked child: the serving code continues there where it was, and must leave.
@@ -279,6 +282,8 @@ class Serving:
 
     def _keep_relay(self, label: str, half: Half) -> None:
         with self._has_pipe:
+            if self._waiting_for_relays == 0:
+                return half.close()
             self._relays[label] = half
             left = [self._relays.pop(one) for one in list(self._relays)[: -_contract.POLICY_RUNTIMES_MAX]]
             self._has_pipe.notify_all()
@@ -291,13 +296,21 @@ class Serving:
         with self._has_pipe:
             return self._relays.pop(label, None)
 
-    def drop_relays(self) -> None:
-        """Those that nobody waits for."""
+    @contextlib.contextmanager
+    def relays(self) -> Iterator[None]:
+        """Around what has the host send channels. Those that were not taken are closed in the end."""
         with self._has_pipe:
-            left = list(self._relays.values())
-            self._relays.clear()
-        for one in left:
-            one.close()
+            self._waiting_for_relays += 1
+        try:
+            yield
+        finally:
+            with self._has_pipe:
+                self._waiting_for_relays -= 1
+                left = list(self._relays.values()) if self._waiting_for_relays == 0 else []
+                if left:
+                    self._relays.clear()
+            for one in left:
+                one.close()
 
     def wait_host(self, timeout: float) -> Pipe | None:
         """The channel to the host, once it is open; answers calls meanwhile if nobody else does."""

@@ -502,7 +502,7 @@ function admissionOf(worker: Worker, run: number): object {
   const { tools, group = worker.config.name, rates, runtimes } = policy.host;
   return {
     ...{ worker: worker.id, session: sessionOf(worker, run), group, owner: worker.config.owner, tools, rates },
-    runtimes,
+    ...(runtimes > 0 ? { runtimes } : {}), // a router of before there were any knows no such field
     is_unsafe: worker.config.unsafe_tools,
     ...{ policy: digestOf(policy), policy_name: policy.name },
     approval_ms: worker.config.approval_timeout ?? limit("approvalMs"),

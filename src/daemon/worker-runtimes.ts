@@ -206,7 +206,7 @@ function whyUnreadable({ read, write, deny }: Policy["files"], path: string): st
   const denied = deny.find((one) => isBelow(path, one.path) || isBelow(one.path, path));
   if (denied !== undefined) return `denies ${denied.path}`;
   if (!grants.some((granted) => isBelow(path, granted))) return `does not grant reading ${path} itself`;
-  if (grants.includes(path)) return undefined;
+  if (grants.includes(path) || (grants.includes("/") && deny.length === 0)) return undefined;
   const writable = write.find((one) => isBelow(path, one.path));
   if (writable !== undefined)
     return `lets it write ${writable.path}, which can be shown to a runtime only as a whole: ask for that`;

@@ -4,7 +4,7 @@ import { Ipcctl } from "ipcctl";
 import { existsSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { WorkerStatus } from "../../src/protocol/status.ts";
-import { callIn } from "../host/asking.ts";
+import { callIn, recordsOf } from "../host/asking.ts";
 import { Home, isAlive, waitUntil, withDaemon, workerPrelude } from "../home.ts";
 
 const POLICIES = ["no-network", "strict", "analysis"] as const;
@@ -27,6 +27,19 @@ def take(name, **settings):
         return told(error)
     stats = held[name].get_stats()
     return {"pid": stats.pid, "confined": stats.confined}
+
+@ipcctl.expose
+async def take_async(name):
+    return take(name)
+
+@ipcctl.expose
+def ask(arguments):
+    """As a worker might that does not use the package."""
+    from ipcctl import host
+    try:
+        return host.call("core.start_runtime", arguments)
+    except host.HostError as error:
+        return {"code": error.code, "text": str(error)}
 
 @ipcctl.expose
 def evaluate(name, code, timeout=None):
@@ -219,6 +232,43 @@ describe.each(POLICIES)("under %s", (policy) => {
   });
 });
 
+test("a policy file grants them too, and a client's async function takes one", async () => {
+  const policy = JSON.stringify({ version: 1, extends: "strict", host: { runtimes: 1 } });
+  await start("by-policy", policy, undefined);
+  expect(await call<Taken>("by-policy", "take_async", "a")).toMatchObject({ confined: true });
+  expect(await call<unknown>("by-policy", "evaluate", "a", "1 + 1")).toBe(2);
+  const records = recordsOf(home).filter(({ worker }) => worker === "by-policy");
+  expect(records).toContainEqual(expect.objectContaining({ tool: "core.start_runtime", verdict: "granted" }));
+});
+
+test("nonsense is refused, and what is taken by nobody ends", async () => {
+  await start("nonsense", "strict", 2);
+  for (const wrong of [
+    { engine: "sh" },
+    { max_memory: -1 },
+    { max_memory: 2 ** 53 },
+    { max_cpu: 0 },
+    { allow_read: ["relative"] },
+    { allow_read: ["/usr/../etc"] },
+    { allow_read: ["/\0"] },
+    { allow_net: [""] },
+    { allow_net: ["a:1, b:2"] },
+    { allow_net: Array(100_000).fill("a:1") },
+    { env: { LD_PRELOAD: "/tmp/x.so" } },
+    { env: { LANG: "a\0b" } },
+    { env: { LANG: 1 } },
+    { policy: "trusted" },
+    { script: "/tmp/x.js" },
+  ])
+    expect(await call<object>("nonsense", "ask", wrong)).toMatchObject({
+      code: expect.stringMatching(/^(VALIDATION_FAILED|NOT_GRANTED|FAILED|TOO_LARGE)$/),
+    });
+  for (let count = 0; count < 4; count++)
+    expect(await call<object>("nonsense", "ask", {})).toMatchObject({ name: expect.stringContaining("runtime-nonsense") });
+  await waitUntil(async () => (await runtimesOf(home, "nonsense")).length === 0, "nobody has taken them");
+  expect(await call<Taken>("nonsense", "take", "a")).toMatchObject({ confined: true });
+});
+
 test("what runs unconfined starts them itself", async () => {
   await start("trusted", "trusted", undefined);
   expect(await call<Taken>("trusted", "take", "a")).toMatchObject({ confined: true });
@@ -241,6 +291,16 @@ describe("no wider policy", () => {
       });
   });
 
+  test("it reads what a worker may that sees all", async () => {
+    const folder = join(home.dir, "below-all");
+    mkdirSync(folder);
+    await start("all", "no-network", 1);
+    using worker = await ipc.worker("all");
+    expect(await worker.callWith<Taken>("take", ["a"], { kwargs: { allow_read: [folder] } })).toMatchObject({
+      confined: true,
+    });
+  });
+
   test("it reads what the worker may read, and no link leads it further", async () => {
     const folder = join(home.dir, "shown");
     const written = join(home.dir, "written");
@@ -257,11 +317,16 @@ describe("no wider policy", () => {
     for (const [path, named] of [
       ["/etc", "/etc"],
       [home.dir, home.dir],
+      [`${folder}/../written`, "../written"],
       [join(written, "link"), written],
       [join(written, "link/passwd"), written],
       [join(folder, "link"), join(folder, "link")],
     ] as const)
-      expect(await take("c", path)).toMatchObject({ type: "PermissionError", text: expect.stringContaining(named) });
+      expect(await call<object>("files", "ask", { allow_read: [path] })).toMatchObject({
+        code: "NOT_GRANTED",
+        text: expect.stringContaining(named),
+      });
+    expect(await take("c", "/etc")).toMatchObject({ type: "PermissionError", text: expect.stringContaining("/etc") });
   });
 });
 

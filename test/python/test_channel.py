@@ -300,6 +300,10 @@ class Relays(unittest.TestCase):
     def test_channels_that_nobody_waits_for(self) -> None:
         one = _serving.Serving()
         ends: list[int] = []
+        ours, theirs = os.pipe()
+        one._keep_relay("given up", _end.Half(b"", [theirs]))
+        self.assertEqual(os.read(ours, 1), b"")
+        os.close(ours)
 
         def keep(number: int) -> None:
             ours, theirs = os.pipe()
@@ -309,15 +313,15 @@ class Relays(unittest.TestCase):
         def are_open() -> int:
             return sum(not select.select([end], [], [], 0)[0] for end in ends)
 
-        for number in range(_contract.POLICY_RUNTIMES_MAX):
-            keep(number)
-        self.assertEqual(are_open(), len(ends))
-        keep(len(ends))
-        self.assertEqual(are_open(), _contract.POLICY_RUNTIMES_MAX)
-        self.assertIsNone(one.take_relay("label 0", 0))
-        taken = one.take_relay("label 1", 0)
-        assert taken is not None
-        one.drop_relays()
+        with one.relays():
+            for number in range(_contract.POLICY_RUNTIMES_MAX):
+                keep(number)
+            self.assertEqual(are_open(), len(ends))
+            keep(len(ends))
+            self.assertEqual(are_open(), _contract.POLICY_RUNTIMES_MAX)
+            self.assertIsNone(one.take_relay("label 0", 0))
+            taken = one.take_relay("label 1", 0)
+            assert taken is not None
         self.assertEqual(are_open(), 1)
         taken.close()
         for end in ends:

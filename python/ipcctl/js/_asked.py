@@ -43,7 +43,7 @@ class Asked(Owned):
             "allow_net": list(options.allow_net),
             "allow_read": readable(options),
         }
-        with _starting:
+        with serving().relays():
             try:
                 answer = call(
                     _contract.START_RUNTIME,
@@ -101,31 +101,6 @@ class Asked(Owned):
     def close(self) -> None:
         self.wait(END_SECONDS)
         self._owner.leave()
-
-
-class _Starting:
-    """Channels that come without being waited for any more are closed, once nobody waits for any."""
-
-    def __init__(self) -> None:
-        self.forsake()
-
-    def forsake(self) -> None:
-        self._lock = threading.Lock()
-        self._count = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._count += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._count -= 1
-            if self._count == 0:
-                serving().drop_relays()
-
-
-_starting = _Starting()
-os.register_at_fork(after_in_child=_starting.forsake)
 
 
 def start(options: Options) -> Guest:
