@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import inspect
 import tempfile
 from typing import Any
 
@@ -77,6 +79,23 @@ def typescript_and_memory(js: Any) -> None:
         with js.Runtime(max_memory=16 << 20, typescript=True) as runtime:
             busy = "const n: number = 1; const end = Date.now() + 700; while (Date.now() < end); n"
             equal(runtime.eval(busy), 1)
+
+
+@case("Keywords of a runtime are the settings of its configuration, for type checkers too")
+def keywords(js: Any) -> None:
+    from ipcctl.js._config import Settings
+
+    known = list(inspect.signature(js.RuntimeConfig).parameters)
+    equal(sorted(Settings.__annotations__), sorted(known))
+    fails(lambda: js.Runtime(max_mem=1), TypeError, "max_mem")
+
+
+@case("An array of the standard library is a typed array")
+def standard_array(js: Any) -> None:
+    with js.Runtime() as runtime:
+        shown = runtime.eval("(x) => [x.constructor.name, x.length, x[1]]")
+        equal(shown(array.array("d", [1, 2.5])), ["Float64Array", 2, 2.5])
+        equal(shown(array.array("i", [1, 2])), ["Int32Array", 2, 2])
 
 
 if __name__ == "__main__":

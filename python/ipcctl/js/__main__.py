@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         if value is not undefined:
             print(value)
     except JavaScriptError as error:
-        print(f"JavaScript Error: {error}", file=sys.stderr)
+        print(f"JavaScript Error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

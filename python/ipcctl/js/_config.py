@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from .._contract import VALUE_DEPTH, VALUE_SIZE
 
@@ -104,6 +104,30 @@ class InspectorConfig:
 
     def __repr__(self) -> str:
         return f"InspectorConfig(host={self._host!r}, port={self._port})"
+
+
+class Settings(TypedDict, total=False):
+    """Those of :class:`RuntimeConfig` as keywords of :class:`Runtime`, which type checkers know by this."""
+
+    max_heap_size: int | None
+    initial_heap_size: int | None
+    bootstrap: str | None
+    timeout: Seconds | None
+    enable_console: bool | None
+    inspector: InspectorConfig | None
+    snapshot: bytes | None
+    max_serialization_depth: int | None
+    max_serialization_bytes: int | None
+    permissions: Iterable[str] | None
+    engine: Literal["bun", "v8"] | None
+    confine: bool | Literal["auto"]
+    allow_net: Iterable[str]
+    allow_read: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+    max_memory: int | None
+    max_cpu: float | None
+    typescript: bool
+    modules: str | os.PathLike[str] | None
+    daemon: bool
 
 
 class RuntimeConfig:

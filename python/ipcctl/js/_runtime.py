@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Unpack, overload
 
 from .._contract import (
     REFERENCE_FUNCTION,
@@ -31,7 +31,7 @@ from .._contract import (
 )
 from .._types import Tagged, undefined
 from .._contract import REFERENCE_OPERATION
-from ._config import RuntimeConfig, Seconds, seconds_of
+from ._config import RuntimeConfig, Seconds, Settings, seconds_of
 from ._errors import JavaScriptError, JsPermissionError, JsTimeout, RuntimeTerminated, advise
 from ._inspector import Inspector, InspectorEndpoints
 from ._loops import running_loop
@@ -126,7 +126,7 @@ class JsFunction:
 class Runtime:
     """JavaScript in a process of its own. Any thread may use it; JavaScript itself runs one thing at a time."""
 
-    def __init__(self, config: RuntimeConfig | None = None, **settings: Any) -> None:
+    def __init__(self, config: RuntimeConfig | None = None, **settings: Unpack[Settings]) -> None:
         """:param settings: those of :class:`RuntimeConfig`, in place of one
         :raises RuntimeError: if no process can be started, or confined
         """

@@ -248,7 +248,10 @@ def environment_of(options: Options) -> dict[str, str]:
 
 
 def _memory(options: Options) -> int:
-    return _MEMORY if options.max_memory is None else _RESERVED[options.engine] + options.max_memory
+    if options.max_memory is None:
+        return _MEMORY
+    reserved: int = _RESERVED[options.engine]
+    return reserved + options.max_memory
 
 
 def _seconds(seconds: float) -> int:

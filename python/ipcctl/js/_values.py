@@ -148,7 +148,7 @@ class Lowering:
             return Tagged(27, ["ipcctl.Reference", REFERENCE_OPERATION, number, is_async, name])
         if _is_array(value):
             if _types.share is None or not is_shared(value):
-                self._pay(int(value.nbytes))
+                self._pay(memoryview(value).nbytes if type(value).__name__ == "array" else int(value.nbytes))
             return value
         for convert in (lambda: int(value.__index__()), lambda: float(value.__float__())):
             try:
