@@ -241,6 +241,18 @@ test("a policy file grants them too, and a client's async function takes one", a
   expect(records).toContainEqual(expect.objectContaining({ tool: "core.start_runtime", verdict: "granted" }));
 });
 
+test("a worker that asks the host by lines has them too", async () => {
+  const by = home.script(
+    "by-lines.py",
+    'import ipcctl.js as js\nwith js.Runtime() as one: print(one.eval("40 + 2"))\n',
+  );
+  await home.start("by-lines", by, {
+    ...{ policy: "strict", allow: { runtimes: 1 }, tools: ["echo.*"], transport: "stdio", restart_policy: "no" },
+  });
+  await waitUntil(async () => (await home.status("by-lines")).state === "Stopped", "it has ended");
+  expect(await home.lines("by-lines")).toEqual(["42"]);
+});
+
 test("nonsense is refused, and what is taken by nobody ends", async () => {
   await start("nonsense", "strict", 2);
   for (const wrong of [
@@ -264,7 +276,9 @@ test("nonsense is refused, and what is taken by nobody ends", async () => {
       code: expect.stringMatching(/^(VALIDATION_FAILED|NOT_GRANTED|FAILED|TOO_LARGE)$/),
     });
   for (let count = 0; count < 4; count++)
-    expect(await call<object>("nonsense", "ask", {})).toMatchObject({ name: expect.stringContaining("runtime-nonsense") });
+    expect(await call<object>("nonsense", "ask", {})).toMatchObject({
+      name: expect.stringContaining("runtime-nonsense"),
+    });
   await waitUntil(async () => (await runtimesOf(home, "nonsense")).length === 0, "nobody has taken them");
   expect(await call<Taken>("nonsense", "take", "a")).toMatchObject({ confined: true });
 });
@@ -274,6 +288,19 @@ test("what runs unconfined starts them itself", async () => {
   expect(await call<Taken>("trusted", "take", "a")).toMatchObject({ confined: true });
   expect(await call<unknown>("trusted", "evaluate", "a", "1 + 1")).toBe(2);
   expect(await runtimesOf(home, "trusted")).toEqual([]);
+});
+
+test("a program that run confines is told how to get one", async () => {
+  const once = home.script("once.py", "import ipcctl.js as js\njs.Runtime()\n");
+  for (const policy of POLICIES) {
+    const { status, stderr } = await home.cli("run", "--policy", policy, once);
+    expect(status).toBe(1);
+    expect(stderr).toContain("ipcctl start SCRIPT --allow-runtimes N");
+  }
+  expect(await home.cli("run", "--policy", "strict", "--allow-runtimes", "1", once)).toMatchObject({
+    status: 2,
+    stderr: expect.stringContaining("ipcctl start SCRIPT --restart no --allow-runtimes N"),
+  });
 });
 
 describe("no wider policy", () => {

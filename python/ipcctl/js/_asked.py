@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from .. import _contract
+from .. import _console, _contract
 from .._backend import BrokenChannel
 from .._end import End, Ownership
 from .._serving import serving
@@ -43,7 +43,9 @@ class Asked(Owned):
             "allow_net": list(options.allow_net),
             "allow_read": readable(options),
         }
-        with serving().relays():
+        one = serving()
+        one.attach(os.environ.get("IPCCTL_PLANE") or _console.plane or "")  # whatever way requests go
+        with one.relays():
             try:
                 answer = call(
                     _contract.START_RUNTIME,
@@ -56,7 +58,7 @@ class Asked(Owned):
                 if error.code in _REFUSED:
                     raise PermissionError(f"ipcctl.js: {error}; {WAY_OUT}") from None
                 raise RuntimeError(f"ipcctl.js: the host starts no runtime: {error}") from None
-            relayed = serving().take_relay(answer["label"], _RELAY_SECONDS)
+            relayed = one.take_relay(answer["label"], _RELAY_SECONDS)
         if relayed is None:
             raise RuntimeError("ipcctl.js: the channel to the runtime has not come")
         self._name: str = answer["name"]

@@ -40,7 +40,18 @@ def take(config: RuntimeConfig) -> Guest:
     try:
         return _pool.take(options)
     except RuntimeError as error:
-        if os.environ.get("IPCCTL_PLANE") is None and _console.plane is None:
+        if not _may_be_confined():
             raise
+        if os.environ.get("IPCCTL_PLANE") is None and _console.plane is None:
+            raise RuntimeError(f"{error}. If ipcctl confines this program: {WAY_OUT}") from None
         why = f"ipcctl.js: this worker may start no runtime of JavaScript itself: {WAY_OUT} ({error})"
         raise PermissionError(why) from None
+
+
+def _may_be_confined() -> bool:
+    """By what ipcctl sets for those that it confines, and hides from the most confined ones."""
+    try:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+            return any(line.split() == ["NoNewPrivs:", "1"] for line in file)
+    except OSError:
+        return True
