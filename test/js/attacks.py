@@ -454,6 +454,16 @@ def endless(js: Any) -> None:
             one.close()
 
 
+@case("An interrupt that comes too late ends nothing that is asked next")
+def late_interrupt(js: Any) -> None:
+    js._session._LATE_SECONDS = 0.001  # so that both clocks end it
+    one = js.Runtime()
+    for _ in range(60):
+        with contextlib.suppress(RuntimeError):
+            one.eval("while (true);", timeout=0.02)
+        equal(one.eval("1 + 1"), 2)
+
+
 @case("Thenables without end are ended, and leave the runtime usable")
 def thenables(js: Any) -> None:
     async def run() -> None:

@@ -8,6 +8,7 @@ runs code that nobody trusts.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import inspect
 import threading
@@ -42,6 +43,7 @@ from .._contract import (
     TO_ENGINE_FORGET,
     TO_ENGINE_MODULE,
     TO_ENGINE_RELEASE,
+    TO_ENGINE_REPORT,
     TO_ENGINE_RETURN,
     TO_ENGINE_THROW,
 )
@@ -66,6 +68,8 @@ _GIVE_WAY_SECONDS = 0.001
 _GRACE_SECONDS = 1.0
 #: How long after its time JavaScript has to end by itself: its own clock counts only the time for which it computes.
 _LATE_SECONDS = 0.05
+#: An interrupt is there after this long.
+_ABSORB_SECONDS = 0.005
 _TEXT_CHARS = 10_000
 #: Values that are sent as they are.
 _SCALARS = frozenset((bool, int, float))
@@ -386,6 +390,20 @@ class Session:
             except BaseException:
                 self.kill("it was interrupted twice")
                 raise
+        self._absorb()
+
+    def _absorb(self) -> None:
+        """If JavaScript had ended by itself just then, the interrupt is still on its way, and would end what is asked
+        next. So that is something of which nothing is lost.
+        """
+        if self.ended is not None:
+            return
+        time.sleep(_ABSORB_SECONDS)
+        with contextlib.suppress(RuntimeError):
+            request = self.begin("eval", [TO_ENGINE_REPORT, 0])
+            self._serve(request, time.monotonic() + _LATE_SECONDS)
+            self.requests.pop(request.number, None)
+            request.finish(None, None)
 
     def cancel(self, request: Request) -> None:
         """Nobody waits for an async request any more. What it does is ended: code that computes by an interrupt."""
