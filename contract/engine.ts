@@ -167,3 +167,12 @@ export const ENGINE_START = {
     audit: { denied: false },
   },
 } as const;
+
+/**
+ * From this many bytes on a value crosses in memory of its own, written once, in place of the ring, through which it
+ * would be copied several times: below, a descriptor and a mapping cost more.
+ */
+export const LARGE_BYTES = 262_144;
+
+/** The operation by which the engine, which may make no memory of that kind, asks for some: of so many bytes. */
+export const ROOM_OPERATION = 4_294_967_295;

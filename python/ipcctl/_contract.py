@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+0f5cc7e4"
+EDITION = "0.1.0+428c63f7"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -351,6 +351,12 @@ REFERENCE_PYTHON_STREAM = 4
 # Limits of values of JavaScript.
 VALUE_DEPTH = 100
 VALUE_SIZE = 10485760
+
+# Crosses in memory of its own.
+LARGE_BYTES = 262144
+
+# Asks for such memory.
+ROOM_OPERATION = 0xffffffff
 
 # Limits, as docs/internals/limits.md has them.
 FRAME_BYTES_MAX = 10485760

@@ -597,6 +597,8 @@ def _revive_object(value: Any) -> Any:
         return revive_reference(value)
     if len(value) == 2 and value[0] == "ipcctl.Shared" and borrow is not None:
         return borrow(value[1])
+    if len(value) == 2 and value[0] == "ipcctl.Bytes" and borrow is not None and revive_reference is not None:
+        return bytes(borrow(value[1]))  # in memory that is written once, and read once
     if len(value) == 2 and value[0] == "ipcctl.Arrow" and revive_arrow is not None:
         return revive_arrow(value[1])
     return _revive_error(value)

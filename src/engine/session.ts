@@ -5,7 +5,13 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { types } from "node:util";
 import vm from "node:vm";
-import { ENGINE_FAULT, FROM_ENGINE as TO, TO_ENGINE as FROM, VALUE_LIMITS } from "../../contract/engine.ts";
+import {
+  ENGINE_FAULT,
+  FROM_ENGINE as TO,
+  ROOM_OPERATION,
+  TO_ENGINE as FROM,
+  VALUE_LIMITS,
+} from "../../contract/engine.ts";
 import { IpcError } from "../base/errors.ts";
 import { decodeHead } from "../plane/cbor-decode.ts";
 import { Encoder } from "../plane/cbor-encode.ts";
@@ -99,6 +105,7 @@ export class Session {
       operation: (number, isAsync, name) => this.#operation(number, isAsync, name),
       share: (view) => this.#channel.sharing.lend(view),
       shared: (form) => this.#borrow(form),
+      room: (bytes) => this.#room(bytes),
       lentStream: unknownStream,
       stream: unknownStream,
     };
@@ -316,6 +323,12 @@ export class Session {
       if (error instanceof BrokenChannel || error instanceof IpcError) throw new ValueFault(error.message);
       throw error;
     }
+  }
+
+  /** In our own realm: what is written into it is copied once. */
+  #room(bytes: number): Uint8Array | undefined {
+    const [hasFailed, view] = this.callNow(ROOM_OPERATION, [bytes]);
+    return hasFailed || !types.isUint8Array(view) ? undefined : new Uint8Array(view.buffer, view.byteOffset, bytes);
   }
 
   // ---- requests ----

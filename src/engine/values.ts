@@ -3,7 +3,7 @@
  * own realm, which the guest cannot change; getters and proxies of the guest may run all the same.
  */
 import { types } from "node:util";
-import { REFERENCE } from "../../contract/engine.ts";
+import { LARGE_BYTES, REFERENCE } from "../../contract/engine.ts";
 import { Reader, malformed } from "../plane/cbor-decode.ts";
 import { Writer } from "../plane/cbor-write.ts";
 import { NdArray, typeOf, type TypedArray } from "../plane/values.ts";
@@ -25,6 +25,8 @@ export type References = {
   /** Where Python finds a view of shared memory; undefined if it is not shared. And the view that Python means. */
   readonly share: (view: TypedArray) => readonly unknown[] | undefined;
   readonly shared: (form: unknown) => TypedArray | NdArray;
+  /** Memory of so many bytes that Python has as well; undefined where it gives none. */
+  readonly room: (bytes: number) => Uint8Array | undefined;
   readonly operation: (number: number, isAsync: boolean, name: string) => Function;
   /** The stream behind a number of ours, and behind one of Python. */
   readonly lentStream: (number: number) => object;
@@ -293,17 +295,29 @@ export class GuestWriter {
     const form = this.#references.share(tag === undefined ? bytes : viewOf(tag, bytes));
     if (form) return this.#shared(form);
     if (tag !== undefined && this.#keys > 0) throw unhashable("an array of numbers");
-    if (tag !== undefined) this.#out.head(6, tag);
     this.#pay(bytes.length);
+    if (bytes.length >= LARGE_BYTES && this.#isMoved(bytes, tag)) return;
+    if (tag !== undefined) this.#out.head(6, tag);
     this.#out.raw(bytes);
   }
 
+  /** Writes it once, into memory that Python has mapped. False where there is none. */
+  #isMoved(bytes: Uint8Array, tag: number | undefined): boolean {
+    const room = this.#references.room(bytes.length);
+    if (room === undefined) return false;
+    room.set(bytes);
+    const form = this.#references.share(tag === undefined ? room : viewOf(tag, room));
+    if (form === undefined) return false;
+    this.#shared(form, tag === undefined ? "ipcctl.Bytes" : "ipcctl.Shared");
+    return true;
+  }
+
   /** It costs nothing: it is not copied. */
-  #shared(form: readonly unknown[]): void {
+  #shared(form: readonly unknown[], name = "ipcctl.Shared"): void {
     const [number, offset, size, tag, shape] = form as [number, number, number, number, number[]];
     this.#out.head(6, 27);
     this.#out.head(4, 2);
-    this.#out.string("ipcctl.Shared");
+    this.#out.string(name);
     this.#out.head(4, form.length);
     for (const one of [number, offset, size, tag]) this.#out.number(one);
     this.#out.head(4, shape.length);

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._contract import TO_ENGINE_DEFINE
 from ._maps import SourceMaps
-from ._packages import SCHEME, Packages
+from ._packages import Packages
 
 if TYPE_CHECKING:
     from ._session import Session

@@ -163,6 +163,7 @@ class Runtime:
             self._session = Session(self._guest, self._printed)
             session = self._session
             session.revive = self._revive
+            session.room_bytes = self._limits.size
             session.lower = lambda value: self._lowering().value(value)
             self._streams = Streams(session, session.lower, self._loop)
             self._streams.on_read = lambda began: self._count("eval_async", began)

@@ -36,6 +36,7 @@ from .._contract import (
     FROM_ENGINE_RESULT,
     MESSAGE_BYTES_MAX,
     REFERENCE_ENGINE_STREAM,
+    ROOM_OPERATION,
     REFERENCE_FUNCTION,
     TO_ENGINE_CALL,
     TO_ENGINE_CANCEL,
@@ -47,7 +48,7 @@ from .._contract import (
     TO_ENGINE_RETURN,
     TO_ENGINE_THROW,
 )
-from .._shared import here
+from .._shared import here, shared
 from .._types import Unheld
 from . import _helpers
 from ._errors import JavaScriptError, JsTimeout, RuntimeTerminated, error_of
@@ -166,6 +167,8 @@ class Session:
         #: Raised by operations, newest last, by the number of their call: causes of what JavaScript rethrows.
         self._raised: dict[int, BaseException] = {}
         self._reading = threading.Lock()
+        #: How large a value may be that the engine writes into memory of its own.
+        self.room_bytes = 0
         self._changed = threading.Condition(threading.Lock())
         #: Functions, by number, and whole messages that are sent with the next one.
         self.released: deque[int | list[Any]] = deque()
@@ -539,6 +542,9 @@ class Session:
 
     def _invoke(self, message: list[Any]) -> list[Any] | None:
         _, number, operation, args, of, _ = message
+        if operation == ROOM_OPERATION:
+            self._give_room(number, args)
+            return None
         found = self.operations.get(operation)
         request = self.requests.get(of)
         if found is None or type(args) is not list:
@@ -555,6 +561,17 @@ class Session:
             request.inbox.append(message)
             self._tell()
         return None
+
+    def _give_room(self, number: int, args: Any) -> None:
+        """Memory into which the engine writes a large value, and which it then refers to."""
+        (size,) = args
+        if type(size) is not int or not 0 < size <= self.room_bytes:
+            return self.send_quietly([TO_ENGINE_THROW, number, _told(ValueError(f"no room for {size} bytes"))])
+        try:
+            memory = shared(size)
+        except OSError as error:
+            return self.send_quietly([TO_ENGINE_THROW, number, _told(error)])
+        self.send_quietly([TO_ENGINE_RETURN, number, memory])
 
     def _invoked(self, message: list[Any], request: Request | None) -> None:
         """Runs a function of Python for JavaScript, which waits for it."""

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from .._contract import (
+    LARGE_BYTES,
     REFERENCE_FUNCTION,
     REFERENCE_OPERATION,
 )
 from .. import _types
-from .._shared import is_shared
+from .._shared import is_shared, shared
 from .._types import Tagged, Undefined, undefined
 
 _SAFE = 2**53 - 1
@@ -90,9 +91,10 @@ class Lowering:
 
     def _bytes(self, value: Any) -> Any:
         size = len(value) if type(value) is not memoryview else value.nbytes
-        if _types.share is None or not is_shared(value):
-            self._pay(size)
-        return value
+        if _types.share is not None and is_shared(value):
+            return value
+        self._pay(size)
+        return value if size < LARGE_BYTES else _once(value, size)
 
     def _enter(self, value: Any, what: str) -> int:
         identity = id(value)
@@ -163,6 +165,16 @@ class Lowering:
                 else "send None, bool, int, float, str, bytes, list, tuple, dict, set, datetime or a JsFunction"
             )
         )
+
+
+def _once(value: Any, size: int) -> Any:
+    """The same in memory that JavaScript gets as its own: copied once. As it is where there is no such memory."""
+    try:
+        memory = shared(size)
+    except OSError:
+        return value
+    memory[:] = value if type(value) is not memoryview else value.cast("B")
+    return memory
 
 
 def _bytes_of(text: str) -> int:
