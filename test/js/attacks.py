@@ -54,7 +54,8 @@ def nothing_foreign(one: Any, roots: str) -> None:
         code = f"""(async () => {{
             const roots = {roots};
             for (const key of Object.keys(roots)) {{
-              try {{ roots[`${{key}} awaited`] = await roots[key] }} catch (error) {{ roots[`${{key}} rejected`] = error }}
+              try {{ roots[`${{key}} awaited`] = await roots[key] }} catch (error) {{
+                roots[`${{key}} rejected`] = error }}
             }}
             return ({CRAWL})(roots);
         }})()"""
@@ -94,7 +95,8 @@ def crawl_errors(js: Any) -> None:
         () => setTimeout(() => 1, { valueOf() { throw null } }), () => clearTimeout({ toString() { throw undefined } }),
         () => __host_op_sync__(), () => __host_op_sync__(Symbol()), () => __host_op_sync__({ valueOf() { throw 1 } }),
         () => __host_op_sync__(99), () => __host_op_async__(99), () => console.log({ get a() { throw 1 } }),
-        () => console.log(new Proxy({}, { ownKeys() { throw new Error('trap') } })), () => new back(), () => new later(),
+        () => console.log(new Proxy({}, { ownKeys() { throw new Error('trap') } })), () => new back(), () =>
+          new later(),
         () => back.call(Symbol()), () => back.apply(null, { length: 1e6 }), () => Reflect.construct(back, [], Date),
         () => console.log(...new Array(1e5).fill({})), () => eval('import'), () => eval('('), () => new Function('('),
         () => JSON.parse('{'), () => decodeURIComponent('%'), () => new RegExp('('), () => null.x, () => undefinedName,
@@ -104,11 +106,14 @@ def crawl_errors(js: Any) -> None:
         () => Atomics.wait(new Int32Array(8), 0, 0), () => 'x'.normalize('y'), () => new Intl.DateTimeFormat('!'),
         () => back({ toJSON() { throw new Error() } }), () => [].reduce(() => 1), () => new Date(NaN).toISOString(),
         () => back(new Date(NaN)), () => back(new Proxy([], { get() { throw new RangeError() } })),
-        () => back('x'.repeat(2 ** 27)), () => { let deep = 0; for (let i = 0; i < 1e4; i++) deep = [deep]; back(deep) },
-        () => { throw (() => { try { new ReadableStream({ start() { throw new Error('s') } }) } catch (e) { return e } })() },
+        () => back('x'.repeat(2 ** 27)), () => { let deep = 0; for (let i = 0; i < 1e4; i++) deep = [deep];
+          back(deep) },
+        () => { throw (() => { try { new ReadableStream({ start() { throw new Error('s') } }) } catch (e) {
+          return e } })() },
         () => new ReadableStream(1), () => new ReadableStream().getReader({ mode: 'x' }), () => new WritableStream(1),
       ];
-      for (const call of calls) { try { roots[`value ${at++}`] = call() } catch (error) { roots[`error ${at++}`] = error } }
+      for (const call of calls) { try { roots[`value ${at++}`] = call() } catch (error) {
+        roots[`error ${at++}`] = error } }
       return roots; })()"""
     nothing_foreign(runtime(js), tried)
 
@@ -117,11 +122,13 @@ def crawl_errors(js: Any) -> None:
 def crawl_promises(js: Any) -> None:
     nothing_foreign(
         runtime(js),
-        """{ later: later({ a: [1] }), fails: failLater(), symbol: later(Symbol()), getter: later({ get a() { throw 1 } }),
+        """{ later: later({ a: [1] }), fails: failLater(), symbol: later(Symbol()), getter: later({ get a() {
+          throw 1 } }),
           wasm: WebAssembly.compile(new Uint8Array(9)), wasm2: WebAssembly.instantiate(new Uint8Array(9)),
           wasm3: WebAssembly.compile(1), wasm4: WebAssembly.instantiate(), async: Array.fromAsync(later([1])),
           op: (async () => __host_op_async__(0, 1))(), op2: (async () => __host_op_async__(Symbol()))(),
-          wait: (() => { try { return Atomics.waitAsync(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1).value } catch (e)
+          wait: (() => { try { return Atomics.waitAsync(new Int32Array(new SharedArrayBuffer(4)), 0, 0,
+            1).value } catch (e)
             { return e } })(), timer: new Promise((resolve) => setTimeout(resolve, 1, { a: 1 })),
           thisOfTimer: new Promise((resolve) => setTimeout(function () { resolve([this, arguments]) })),
           thisOfTask: new Promise((resolve) => queueMicrotask(function () { resolve([this, arguments]) })) }""",
@@ -134,13 +141,16 @@ def crawl_modules(js: Any) -> None:
         runtime(js),
         """{ good: import('good'), throws: import('throws'), broken: import('broken'), missing: import('missing'),
           none: import('none'), symbol: (async () => import(Symbol()))(), object: (async () => import({}))(),
-          thrown: (async () => import({ toString() { throw { a: 1 } } }))(), json: import('good', { with: { type: 'json' } }),
+          thrown: (async () => import({ toString() { throw { a: 1 } } }))(), json: import('good', { with: {
+            type: 'json' } }),
           type: import('good', { with: { type: 'x' } }), options: (async () => import('good', 1))(),
           proxy: (async () => import('good', new Proxy({}, { get(t, k) { globalThis.seen = [t, k]; return t[k] } })))(),
           node: import('node:fs'), bun: import('bun'), jsc: import('bun:jsc'), file: import('file:///etc/passwd'),
-          made: (async () => new Function("return import('fs')")())(), evaluated: (async () => eval("import('node:vm')"))(),
+          made: (async () => new Function("return import('fs')")())(), evaluated: (async () =>
+            eval("import('node:vm')"))(),
           indirect: (async () => (0, eval)("import('node:vm')"))(),
-          later: new Promise((ok, bad) => setTimeout("import('fs')", 1) || setTimeout(() => import('fs').then(ok, bad), 1)) }""",
+          later: new Promise((ok, bad) => setTimeout("import('fs')", 1) || setTimeout(() => import('fs').then(ok,
+            bad), 1)) }""",
     )
 
 
@@ -156,7 +166,8 @@ def crawl_streams(js: Any) -> None:
           iterator: new ReadableStream({ start(c) { c.enqueue(1) } })[Symbol.asyncIterator]().next(),
           writer: new WritableStream().getWriter(), piped: new ReadableStream({ start(c) { c.close() } }).pipeTo(
             new WritableStream()), transform: new TransformStream(), abort: AbortSignal.abort ? AbortSignal.abort() : 0,
-          controller: new AbortController(), ours: new Promise((resolve) => new ReadableStream({ start(c) { resolve(c) } })) }""",
+          controller: new AbortController(), ours: new Promise((resolve) => new ReadableStream({ start(c) {
+            resolve(c) } })) }""",
     )
 
 
@@ -207,9 +218,11 @@ def proxies(js: Any) -> None:
         kept.push(value);
         return value;
       } } });
-      var proxies = [new Proxy({ a: 1 }, handler), new Proxy(function () { return 1 }, handler), new Proxy([1, { a: 2 }], handler),
+      var proxies = [new Proxy({ a: 1 }, handler), new Proxy(function () { return 1 }, handler), new Proxy([1, {
+        a: 2 }], handler),
         new Proxy(new Set([1]), handler), new Proxy(new Map(), handler), new Proxy(new Date(), handler),
-        new Proxy(new Uint8Array(2), handler), new Proxy(Promise.resolve(1), handler), new Proxy(new Error('e'), handler)];
+        new Proxy(new Uint8Array(2), handler), new Proxy(Promise.resolve(1), handler), new Proxy(new Error('e'),
+          handler)];
       proxies.forEach((proxy, at) => { globalThis['p' + at] = proxy });
       0""")
     with contextlib.redirect_stdout(None):
@@ -251,7 +264,8 @@ def text_that_is_none(js: Any) -> None:
             "{ toString() { return { slice: () => ({ toWellFormed: () => Symbol() }) } } }",
             "{ toString: () => new Proxy({}, { get(t, k) { throw new Error(String(k)) } }) }",
             "Symbol('s')",
-            "{ split() { return { [Symbol.iterator]() { return { next() { return { value: 'at x', done: false } } } } } } }",
+            "{ split() { return { [Symbol.iterator]() { return { next() { return { value: 'at x', done: false } } } "
+            "} } } }",
             "Object.create(null)",
             "1n",
         ):
@@ -265,10 +279,13 @@ def full_stack(js: Any) -> None:
     one = runtime(js)
     roots = """(() => {
       const kept = [];
-      const acts = [() => back({ a: [1, { b: 2 }] }), () => fail(), () => later({ a: 1 }), () => setTimeout(() => 1, 1e6),
+      const acts = [() => back({ a: [1, { b: 2 }] }), () => fail(), () => later({ a: 1 }), () => setTimeout(() => 1,
+        1e6),
         () => clearTimeout({ toString() { return '1' } }), () => queueMicrotask(() => 1), () => console.log({ a: [1] }),
-        () => __host_op_sync__(0), () => __host_op_async__(0), () => back(new Map([[1, new Set([1])]])), () => eval('1'),
-        () => new ReadableStream(), () => import('good'), () => back(new Proxy({ a: 1 }, {})), () => new Error('x').stack];
+        () => __host_op_sync__(0), () => __host_op_async__(0), () => back(new Map([[1, new Set([1])]])), () =>
+          eval('1'),
+        () => new ReadableStream(), () => import('good'), () => back(new Proxy({ a: 1 }, {})), () =>
+          new Error('x').stack];
       for (const act of acts) {
         let is_bottom = true;
         const down = (n) => { if (n === 0) { try { const v = act(); kept.push(v); v?.catch?.((e) => kept.push(e)) }
@@ -277,32 +294,43 @@ def full_stack(js: Any) -> None:
         let deepest = 0;
         const probe = (n) => { deepest = n; probe(n + 1) };
         try { probe(0) } catch {}
-        for (let left = 0; left < 300; left += left < 60 ? 1 : 7) { try { down(Math.max(1, deepest - left * 4)) } catch (error) { kept.push(error) } }
+        for (let left = 0; left < 300; left += left < 60 ? 1 : 7) { try { down(Math.max(1,
+          deepest - left * 4)) } catch (error) { kept.push(error) } }
       }
       return { kept: kept.filter((one) => (typeof one === 'object' || typeof one === 'function') && one !== null)
-        .filter((one, at) => at % 7 === 0 || !(one instanceof Error)), messages: [...new Set(kept.map(String))] }; })()"""
+        .filter((one, at) => at % 7 === 0 || !(one instanceof Error)), messages: [...new Set(kept.map(String))] };
+          })()"""
     nothing_foreign(one, roots)
     works(one)
 
 
 POLLUTE = """
-  const evil = function () { throw new Err('polluted') }, Err = Error, own = Promise.prototype, Promise_ = Promise, species = Symbol.species;
+  const evil = function () { throw new Err('polluted') }, Err = Error, own = Promise.prototype, Promise_ = Promise,
+    species = Symbol.species;
   const { defineProperty, ownKeys, getPrototypeOf } = Reflect;
   const hide = { __proto__: null, configurable: true, get: evil, set: evil };
-  const objects = [Array.prototype, Function.prototype, Promise.prototype, Map.prototype, Set.prototype, String.prototype,
+  const objects = [Array.prototype, Function.prototype, Promise.prototype, Map.prototype, Set.prototype,
+    String.prototype,
     Number.prototype, Date.prototype, Error.prototype, RegExp.prototype, Reflect, JSON, Math, Promise, Array, Object,
-    Symbol.prototype, getPrototypeOf(Uint8Array.prototype), Uint8Array.prototype, ArrayBuffer.prototype, DataView.prototype,
-    WeakMap.prototype, getPrototypeOf([][Symbol.iterator]()), Iterator.prototype, BigInt.prototype, Boolean.prototype, Proxy,
-    getPrototypeOf(async function () {}), WeakRef.prototype, FinalizationRegistry.prototype, console, Symbol, Date, Map, Set];
+    Symbol.prototype, getPrototypeOf(Uint8Array.prototype), Uint8Array.prototype, ArrayBuffer.prototype,
+      DataView.prototype,
+    WeakMap.prototype, getPrototypeOf([][Symbol.iterator]()), Iterator.prototype, BigInt.prototype, Boolean.prototype,
+      Proxy,
+    getPrototypeOf(async function () {}), WeakRef.prototype, FinalizationRegistry.prototype, console, Symbol, Date,
+      Map, Set];
   const names = ['get', 'set', 'value', 'writable', 'enumerable', 'configurable', '0', '1', 'length', 'kind', 'name',
-    'message', 'stack', 'done', 'next', 'filename', 'timeout', 'depth', 'bytes', 'console', 'a', 'b', 'toJSON', 'cause', 'x'];
-  const globals = ['Promise', 'Map', 'Set', 'Date', 'Error', 'TypeError', 'Array', 'Object', 'Reflect', 'Uint8Array', 'JSON'];
+    'message', 'stack', 'done', 'next', 'filename', 'timeout', 'depth', 'bytes', 'console', 'a', 'b', 'toJSON',
+      'cause', 'x'];
+  const globals = ['Promise', 'Map', 'Set', 'Date', 'Error', 'TypeError', 'Array', 'Object', 'Reflect', 'Uint8Array',
+    'JSON'];
   const lists = [];
   for (let at = 0; at < objects.length; at++) lists[at] = ownKeys(objects[at]);
   const all = globalThis, root = Object.prototype;
   for (let at = 0; at < objects.length; at++)
     for (let next = 0; next < lists[at].length; next++)
-      if (objects[at] !== own && objects[at] !== Promise_ || lists[at][next] !== 'constructor' && lists[at][next] !== species) // by which the language itself finds its promises
+      // by which the language itself finds its promises
+      if (objects[at] !== own && objects[at] !== Promise_ ||
+        lists[at][next] !== 'constructor' && lists[at][next] !== species)
         try { defineProperty(objects[at], lists[at][next], hide) } catch {}
   for (let at = 0; at < names.length; at++) defineProperty(root, names[at], hide);
   for (let at = 0; at < globals.length; at++) all[globals[at]] = evil;
@@ -337,11 +365,14 @@ def pollution_setters(js: Any) -> None:
       var kept = [];
       { const define = Object.defineProperty;
         let count = 0;
-        const keep = (one) => define(kept, String(count++), { __proto__: null, value: one, writable: true, enumerable: true });
+        const keep = (one) => define(kept, String(count++), { __proto__: null, value: one, writable: true,
+          enumerable: true });
         const spy = function (value) { keep(this); keep(value) };
         for (const of of [Object.prototype, Array.prototype, Function.prototype])
-          for (const key of ['0', '1', '2', 'then', 'value', 'get', 'set', 'done', 'writable', 'kind', 'depth', 'bytes', 'type',
-            'filename', 'timeout', 'importModuleDynamically', 'breakOnSigint', 'a', 'message', 'name', 'code', 'prototype'])
+          for (const key of ['0', '1', '2', 'then', 'value', 'get', 'set', 'done', 'writable', 'kind', 'depth',
+            'bytes', 'type',
+            'filename', 'timeout', 'importModuleDynamically', 'breakOnSigint', 'a', 'message', 'name', 'code',
+              'prototype'])
             try { define(of, key, { __proto__: null, configurable: true, set: spy, get() { keep(this) } }) } catch {} }
       back([1, { a: 2 }]); later({ a: [1] }); setTimeout(() => 1, 1, 2, 3); console.log({ a: 1 });
       try { fail() } catch {}
@@ -352,8 +383,10 @@ def pollution_setters(js: Any) -> None:
     one.bind_object("more", {"a": [1, {"then": 1}], "then": 2})
     with contextlib.suppress(js.JavaScriptError, RuntimeError):
         asyncio.run(_awaited(one, "import('good')"))
-    one.eval("""{ const remove = Reflect.deleteProperty; for (const of of [Object.prototype, Array.prototype, Function.prototype])
-      for (const key of ['0', '1', '2', 'then', 'value', 'get', 'set', 'done', 'writable', 'kind', 'depth', 'bytes', 'type',
+    one.eval("""{ const remove = Reflect.deleteProperty; for (const of of [Object.prototype, Array.prototype,
+      Function.prototype])
+      for (const key of ['0', '1', '2', 'then', 'value', 'get', 'set', 'done', 'writable', 'kind', 'depth', 'bytes',
+        'type',
             'filename', 'timeout', 'importModuleDynamically', 'breakOnSigint', 'a', 'code']) remove(of, key) } 0""")
     one.eval(
         "for (const of of [Object.prototype, Array.prototype]) for (const key of ['message', 'name']) delete of[key]; 0"
@@ -420,7 +453,8 @@ ENDLESS = {
     "cause": "throw Object.defineProperty(new Error(), 'cause', { get() { while (true); } })",
     "property of an error": "throw { stack: '', name: '', get x() { while (true); } }",
     "keys of a proxy": "new Proxy({}, { ownKeys() { while (true); } })",
-    "keys of a proxy without end": "new Proxy({}, { ownKeys() { return Array.from({ length: 1e7 }, (_, at) => 'k' + at) } })",
+    "keys of a proxy without end": "new Proxy({}, { ownKeys() { return Array.from({ length: 1e7 }, (_, at) => 'k' + "
+    "at) } })",
     "length of a proxy": "new Proxy([], { get(t, k) { return k === 'length' ? 2 ** 53 - 1 : { } } })",
     "proxies within proxies": "(function make() { return new Proxy({}, { ownKeys: () => ['a', 'b'], get: make,"
     " getOwnPropertyDescriptor: () => ({ value: 1, enumerable: true, configurable: true }) }) })()",
@@ -528,7 +562,8 @@ def thenable_values(js: Any) -> None:
 
 FLOODS = {
     "strings": "const all = []; for (;;) all.push('x'.repeat(1000) + all.length)",
-    "one string": "let text = 'x'; for (;;) { text += text; text.charCodeAt(5); if (text.length > 2 ** 29) text = text.slice(1).split('') }",
+    "one string": "let text = 'x'; for (;;) { text += text; text.charCodeAt(5); if (text.length > 2 ** 29) text = "
+    "text.slice(1).split('') }",
     "arrays": "const all = []; for (;;) all.push(new Array(1000).fill(all))",
     "objects": "let last = null; for (;;) last = { last, a: 1 }",
     "array buffers": "const all = []; for (;;) all.push(new Uint8Array(1 << 20).fill(1))",
@@ -540,11 +575,14 @@ FLOODS = {
     "bigints": "const all = []; for (;;) all.push((1n << 80000n) + BigInt(all.length))",
     "maps": "const map = new Map(); for (let at = 0; ; at++) map.set(at, { at })",
     "symbols": "const all = []; for (;;) all.push(Symbol('x'.repeat(50) + all.length))",
-    "functions": "const all = []; for (let at = 0; ; at++) all.push(new Function(`return ${at} + ${'1 + '.repeat(50)} 1`))",
+    "functions": "const all = []; for (let at = 0; ; at++) all.push(new Function(`return ${at} + ${'1 + "
+    "'.repeat(50)} 1`))",
     "promises": "const all = []; for (;;) all.push(new Promise(() => 0))",
-    "regular expressions": "const all = []; for (let at = 0; ; at++) { const one = new RegExp('a'.repeat(200) + at); one.test('a'); all.push(one) }",
+    "regular expressions": "const all = []; for (let at = 0; ; at++) { const one = new RegExp('a'.repeat(200) + "
+    "at); one.test('a'); all.push(one) }",
     "messages": "for (;;) later('x'.repeat(1e5))",
-    "timers": "const big = 'x'.repeat(100); for (let at = 0; ; at++) setTimeout(() => big + at, 1e8, new Array(100).fill(at))",
+    "timers": "const big = 'x'.repeat(100); for (let at = 0; ; at++) setTimeout(() => big + at, 1e8, new "
+    "Array(100).fill(at))",
 }
 
 
@@ -628,7 +666,8 @@ def flood_of_lines(js: Any) -> None:
 def nothing_there(js: Any) -> None:
     one = runtime(js)
     names = (
-        "Worker SharedWorker fetch XMLHttpRequest WebSocket EventSource Bun Deno process require module exports __dirname"
+        "Worker SharedWorker fetch XMLHttpRequest WebSocket EventSource Bun Deno process require module exports "
+        "__dirname"
         " navigator location Blob File FileReader indexedDB localStorage caches crypto postMessage BroadcastChannel"
         " MessageChannel importScripts gc $vm Loader ShadowRealm global Buffer setImmediate alert prompt confirm"
     )

@@ -18,7 +18,8 @@ await Bun.write(
   join(ROOT, "docs/javascript-defects.md"),
   `# Where jsrun fails
 
-\`ipcctl.js\` has the interface of [jsrun](https://pypi.org/project/jsrun/), which runs V8 in the process of Python. Each
+\`ipcctl.js\` has the interface of [jsrun](https://pypi.org/project/jsrun/), which runs V8 in the process of Python.
+Each
 row is a test: the same code against both, each time in a process of its own. "yes" means that it holds; everything else
 is what was seen in the run that wrote this page, by \`bun test/js/defects-table.ts\`.
 

@@ -522,7 +522,8 @@ def memory_of_wasm(js: Any) -> None:
     limited(
         js,
         "const memory = new WebAssembly.Memory({ initial: 1, maximum: 10000 });"
-        " for (let at = 0; at < 3000; at += 100) { memory.grow(100); new Uint8Array(memory.buffer).fill(1, at << 16); } 0",
+        " for (let at = 0; at < 3000; at += 100) { memory.grow(100); new Uint8Array(memory.buffer).fill(1, at << "
+        "16); } 0",
     )
 
 
@@ -1006,8 +1007,10 @@ def exit_in_every_state(js: Any) -> None:
         "computing": "r = js.Runtime()\nasync def run():\n    r.eval_async('while (true);'); await asyncio.sleep(0.1)\n"
         "asyncio.run(run())",
         "microtasks": "r = js.Runtime()\nasync def run():\n"
-        "    r.eval_async('(function f() { Promise.resolve().then(f) })()'); await asyncio.sleep(0.1)\nasyncio.run(run())",
-        "waiting": "r = js.Runtime()\nasync def run():\n    r.eval_async('new Promise(() => 0)'); await asyncio.sleep(0.1)\n"
+        "    r.eval_async('(function f() { Promise.resolve().then(f) })()'); await "
+        "asyncio.sleep(0.1)\nasyncio.run(run())",
+        "waiting": "r = js.Runtime()\nasync def run():\n    r.eval_async('new Promise(() => 0)'); await "
+        "asyncio.sleep(0.1)\n"
         "asyncio.run(run())",
         "timers": "r = js.Runtime(); r.eval('setInterval(() => 0, 1); 1')",
         "callback": "r = js.Runtime(); r.bind_function('leave', lambda: sys.exit(0)); r.eval('leave()')",

@@ -238,18 +238,22 @@ def _double(n: int) -> Any:
 @case("Python ends at once, whatever goes on")
 def exits(js: Any) -> None:
     states = {
-        "a function of Python, in a daemon thread": "r = js.Runtime(); r.bind_function('wait', lambda: time.sleep(60))\n"
+        "a function of Python, in a daemon thread": "r = js.Runtime(); r.bind_function('wait', lambda: "
+        "time.sleep(60))\n"
         "threading.Thread(target=lambda: r.eval('wait()'), daemon=True).start(); time.sleep(0.3)",
-        "a function of Python, for an async evaluation": "r = js.Runtime(); r.bind_function('wait', lambda: time.sleep(60))\n"
+        "a function of Python, for an async evaluation": "r = js.Runtime(); r.bind_function('wait', lambda: "
+        "time.sleep(60))\n"
         "async def run():\n    r.eval_async('wait()'); await asyncio.sleep(0.3)\nasyncio.run(run())",
-        "an async function": "r = js.Runtime()\nasync def wait(): await asyncio.sleep(60)\nr.bind_function('wait', wait)\n"
+        "an async function": "r = js.Runtime()\nasync def wait(): await asyncio.sleep(60)\nr.bind_function('wait', "
+        "wait)\n"
         "async def run():\n    r.eval_async('wait()'); await asyncio.sleep(0.3)\nasyncio.run(run())",
         "an async function that nobody awaits": "r = js.Runtime()\nasync def wait(): await asyncio.sleep(60)\n"
         "r.bind_function('wait', wait); r.eval('wait(); 1'); time.sleep(0.3)",
         "calls that call each other": "r = js.Runtime(); r.bind_function('f', lambda: r.eval('f()'))\n"
         "def run():\n    try: r.eval('f()')\n    except BaseException: pass\n"
         "threading.Thread(target=run, daemon=True).start(); time.sleep(0.3)",
-        "a stream": "r = js.Runtime()\nasync def run():\n    s = r.eval('new ReadableStream({ pull(c) { c.enqueue(1) } })')\n"
+        "a stream": "r = js.Runtime()\nasync def run():\n    s = r.eval('new ReadableStream({ pull(c) { "
+        "c.enqueue(1) } })')\n"
         "    await s.__anext__()\nasyncio.run(run())",
         "many": "rs = [js.Runtime() for _ in range(8)]\nfor r in rs: r.eval('setInterval(() => 0, 1); 1')",
         "none": "",
