@@ -103,7 +103,7 @@ export const ENGINE_FAULT = {
 /** What the references in values are: tag 27 on `["ipcctl.Reference", kind, number, …]`. */
 export const REFERENCE = {
   /** A function of JavaScript: number, name. */
-  function: 1,
+  guestFunction: 1,
   /** A ReadableStream of JavaScript: number. */
   engineStream: 2,
   /** An operation of Python, which JavaScript calls as a function: number, whether it is async, name. */

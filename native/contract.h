@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+428c63f7" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+e49697dc" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -398,7 +398,7 @@ enum {
 
 /* What values refer to. */
 enum {
-	IPC_REFERENCE_FUNCTION = 1,
+	IPC_REFERENCE_GUEST_FUNCTION = 1,
 	IPC_REFERENCE_ENGINE_STREAM = 2,
 	IPC_REFERENCE_OPERATION = 3,
 	IPC_REFERENCE_PYTHON_STREAM = 4,

@@ -17,17 +17,20 @@ const TWINS = [
   "src/base/platform.ts",
   "src/plane/system.ts",
   "src/runtime/spawn.ts",
-  "src/engine/platform.ts",
+  "src/engine/engine-platform.ts",
   "src/engine/module-record.ts",
 ];
 const twins: Bun.BunPlugin = {
   name: "twins",
   setup(builder) {
-    builder.onResolve({ filter: /\/(platform|system|spawn|module-record)\.ts$/ }, ({ path, importer }) => {
-      const file = join(importer, "..", path);
-      if (!TWINS.some((twin) => file === join(ROOT, twin))) return undefined;
-      return { path: file.replace(/\.ts$/, "-node.ts") };
-    });
+    builder.onResolve(
+      { filter: /\/(platform|system|spawn|engine-platform|module-record)\.ts$/ },
+      ({ path, importer }) => {
+        const file = join(importer, "..", path);
+        if (!TWINS.some((twin) => file === join(ROOT, twin))) return undefined;
+        return { path: file.replace(/\.ts$/, "-node.ts") };
+      },
+    );
   },
 };
 

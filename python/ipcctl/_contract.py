@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+428c63f7"
+EDITION = "0.1.0+e49697dc"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -343,7 +343,7 @@ ENGINE_FAULT_VALUE = 4
 ENGINE_FAULT_REFUSED = 5
 
 # What values refer to.
-REFERENCE_FUNCTION = 1
+REFERENCE_GUEST_FUNCTION = 1
 REFERENCE_ENGINE_STREAM = 2
 REFERENCE_OPERATION = 3
 REFERENCE_PYTHON_STREAM = 4

@@ -1,8 +1,8 @@
 /** Requests of Python to bundle: by a part of the program that is loaded for the first. */
 import { TO_ENGINE as FROM } from "../../contract/engine.ts";
 import type { BundleRequest } from "./bundler.ts";
-import type { Session } from "./session.ts";
-import { dataProperty } from "./values.ts";
+import type { Session } from "./guest-session.ts";
+import { dataProperty } from "./guest-values.ts";
 
 export function addBundling(session: Session): void {
   session.add({

@@ -1,5 +1,7 @@
 /** What code is written in, and how JavaScript is made of it: by a part of the program that is loaded for the first. */
-export type Language = "js" | "ts" | "tsx" | "jsx";
+import type { Language } from "./typescript.ts";
+
+export type { Language } from "./typescript.ts";
 
 const BY_NAME = /\.[cm]?(tsx?|jsx)(?:[?#].*)?$/;
 

@@ -5,10 +5,10 @@ import { addBundling } from "./bundling.ts";
 import { receiveFd } from "../plane/system.ts";
 import { addModules } from "./modules.ts";
 import { Pictures } from "./pictures.ts";
-import { forbidImports, memory } from "./platform.ts";
+import { forbidImports, memory } from "./engine-platform.ts";
 import { Realm } from "./realm.ts";
-import { Session } from "./session.ts";
-import { Streams } from "./streams.ts";
+import { Session } from "./guest-session.ts";
+import { Streams } from "./guest-streams.ts";
 import { addTimers } from "./timers.ts";
 
 process.on("uncaughtException", () => undefined); // of promises that nobody handles; what was asked is answered

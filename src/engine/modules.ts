@@ -6,9 +6,9 @@ import { types } from "node:util";
 import { TO_ENGINE as FROM } from "../../contract/engine.ts";
 import { ModuleRecord } from "./module-record.ts";
 import type { Realm } from "./realm.ts";
-import { isEnding, LATER, type Session } from "./session.ts";
+import { isEnding, LATER, type Session } from "./guest-session.ts";
 import { languageOf, nameOf, toJavaScript } from "./language.ts";
-import { dataProperty } from "./values.ts";
+import { dataProperty } from "./guest-values.ts";
 
 const STATIC = "jsrun://static/";
 const STATIC_SHORT = "static:";

@@ -1,8 +1,8 @@
 /** What a runtime can show of itself: its heap, and where its time goes. And who may debug it. */
 import inspector from "node:inspector";
 import { FROM_ENGINE as TO, TO_ENGINE as FROM } from "../../contract/engine.ts";
-import { debug, heapSnapshot } from "./platform.ts";
-import type { Session } from "./session.ts";
+import { debug, heapSnapshot } from "./engine-platform.ts";
+import type { Session } from "./guest-session.ts";
 
 export class Pictures {
   readonly #session: Session;

@@ -4,9 +4,9 @@
  * The process is the boundary; this keeps the guest from what was not bound to it.
  */
 import vm from "node:vm";
-import { importing } from "./platform.ts";
+import { importing } from "./engine-platform.ts";
 
-/** What code of the guest's realm does for us. Its functions were made before the guest ran, and it cannot reach them. */
+/** What code of the guest's realm does for us: made before the guest ran, and out of its reach. */
 export type Factories = {
   readonly global: Record<PropertyKey, unknown>;
   readonly objectPrototype: object;

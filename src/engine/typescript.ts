@@ -3,8 +3,10 @@
  * Types are removed, and not checked.
  */
 import { transform } from "sucrase";
-import type { Language } from "./language.ts";
-import { transpile } from "./platform.ts";
+import { transpile } from "./engine-platform.ts";
+
+/** What code may be written in. */
+export type Language = "js" | "ts" | "tsx" | "jsx";
 
 /** A namespace with values in it, which the faster way would leave out. */
 const NAMESPACE = /(?:^|[;{}])[ \t]*(?:export[ \t]+)?(?:namespace|module)[ \t]+[A-Za-z_$][\w$.]*[ \t\r\n]*\{/m;

@@ -62,7 +62,7 @@ export class Reader {
   /** A message: the items of an array, as an array of our own realm. */
   message(): unknown[] {
     const initial = this.#bytes[this.#need(1)]!;
-    if (initial >> 5 !== 4) throw malformed("a message that is no array");
+    if (initial >> 5 !== 4) throw malformed("a message that is not an array");
     const items = this.#items(initial & 31, 1);
     this.end();
     return items;

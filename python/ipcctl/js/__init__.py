@@ -1,4 +1,7 @@
-"""JavaScript for Python, each runtime in a confined process of its own. ``import ipcctl.js as jsrun`` ports a program."""
+"""JavaScript for Python, each runtime in a confined process of its own.
+
+``import ipcctl.js as jsrun`` ports a program.
+"""
 
 from __future__ import annotations
 

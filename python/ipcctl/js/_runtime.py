@@ -15,7 +15,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Itera
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Unpack, overload
 
 from .._contract import (
-    REFERENCE_FUNCTION,
+    REFERENCE_GUEST_FUNCTION,
     TO_ENGINE_BIND,
     TO_ENGINE_CALL,
     TO_ENGINE_EVAL,
@@ -391,7 +391,7 @@ class Runtime:
     # ---- functions of JavaScript ----
 
     def _revive(self, kind: int, parts: list[Any]) -> Any:
-        if kind == REFERENCE_FUNCTION:
+        if kind == REFERENCE_GUEST_FUNCTION:
             function = JsFunction(self, parts[2], str(parts[3]) if len(parts) > 3 else "")
             self._functions.add(function)
             return function

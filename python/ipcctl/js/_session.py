@@ -37,7 +37,7 @@ from .._contract import (
     MESSAGE_BYTES_MAX,
     REFERENCE_ENGINE_STREAM,
     ROOM_OPERATION,
-    REFERENCE_FUNCTION,
+    REFERENCE_GUEST_FUNCTION,
     TO_ENGINE_CALL,
     TO_ENGINE_CANCEL,
     TO_ENGINE_EVAL,
@@ -521,7 +521,7 @@ class Session:
     def revive_reference(self, parts: list[Any]) -> Any:
         """What stands for a function or a stream of JavaScript in a value."""
         kind, number = parts[1], parts[2]
-        if type(number) is not int or kind not in (REFERENCE_FUNCTION, REFERENCE_ENGINE_STREAM):
+        if type(number) is not int or kind not in (REFERENCE_GUEST_FUNCTION, REFERENCE_ENGINE_STREAM):
             raise ValueError("a reference that is none")
         return self.revive(kind, parts)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._contract import (
     LARGE_BYTES,
-    REFERENCE_FUNCTION,
+    REFERENCE_GUEST_FUNCTION,
     REFERENCE_OPERATION,
 )
 from .. import _types
@@ -127,7 +127,7 @@ class Lowering:
     def _other(self, value: Any, depth: int, name: str) -> Any:
         number = self._function(value)
         if number is not None:
-            return Tagged(27, ["ipcctl.Reference", REFERENCE_FUNCTION, number])
+            return Tagged(27, ["ipcctl.Reference", REFERENCE_GUEST_FUNCTION, number])
         if isinstance(value, (set, frozenset)):
             return Tagged(258, self._items(value, "set", depth))
         if isinstance(value, tuple):

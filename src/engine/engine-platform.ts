@@ -1,4 +1,4 @@
-/** What Bun alone can do for the engine; `platform-node.ts` is its twin. */
+/** What Bun alone can do for the engine; `engine-platform-node.ts` is its twin. */
 import { drainMicrotasks, heapStats } from "bun:jsc";
 import { types } from "node:util";
 

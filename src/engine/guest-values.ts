@@ -161,7 +161,7 @@ export class GuestWriter {
         throw new ValueFault("Cannot convert a Symbol: it has no counterpart in Python");
       case "function":
         this.#pay(COST.reference);
-        return this.#reference(REFERENCE.function, this.#references.lend(value, self), value);
+        return this.#reference(REFERENCE.guestFunction, this.#references.lend(value, self), value);
       case "object":
         if (value !== null) return this.#object(value, depth);
         this.#pay(COST.null);
@@ -411,7 +411,7 @@ export class GuestReader extends Reader {
     if (what === "ipcctl.Shared") return this.#shared(kind);
     if (what !== "ipcctl.Reference" || !Number.isSafeInteger(number))
       throw malformed("tag 27 on something other than a reference");
-    if (kind === REFERENCE.function) return this.#references.found(number as number);
+    if (kind === REFERENCE.guestFunction) return this.#references.found(number as number);
     if (kind === REFERENCE.operation) return this.#references.operation(number as number, more === true, String(name));
     if (kind === REFERENCE.engineStream) return this.#references.lentStream(number as number);
     if (kind === REFERENCE.pythonStream) return this.#references.stream(number as number, more as number);

@@ -18,11 +18,11 @@ import { Encoder } from "../plane/cbor-encode.ts";
 import { BrokenChannel, Channel } from "../plane/channel.ts";
 import { CodecError, type NdArray, type TypedArray } from "../plane/values.ts";
 import type { OpenSegment } from "../plane/meet.ts";
-import { drain, promiseState, versionOf } from "./platform.ts";
+import { drain, promiseState, versionOf } from "./engine-platform.ts";
 import type { Realm } from "./realm.ts";
 import { thrownRecord } from "./thrown.ts";
 import { toJavaScript } from "./language.ts";
-import { dataProperty, GuestReader, GuestWriter, ValueFault, type Limits, type References } from "./values.ts";
+import { dataProperty, GuestReader, GuestWriter, ValueFault, type Limits, type References } from "./guest-values.ts";
 
 /** How long a turn may take before timers and other events have theirs. */
 const TURN_MS = 1;

@@ -4,9 +4,9 @@
  */
 import { types } from "node:util";
 import { FROM_ENGINE as TO, TO_ENGINE as FROM } from "../../contract/engine.ts";
-import { drain } from "./platform.ts";
-import type { Part, Session } from "./session.ts";
-import { ValueFault, type References } from "./values.ts";
+import { drain } from "./engine-platform.ts";
+import type { Part, Session } from "./guest-session.ts";
+import { ValueFault, type References } from "./guest-values.ts";
 import { addWebStreams, type Handle } from "./web-streams.ts";
 
 type Outcome = { readonly kind: "item" | "end" | "bad"; readonly value?: unknown };

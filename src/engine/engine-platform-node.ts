@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { types } from "node:util";
 import v8 from "node:v8";
 import { Worker } from "node:worker_threads";
-import type { PromiseState, Settle } from "./platform.ts";
+import type { PromiseState, Settle } from "./engine-platform.ts";
 
 type Ticks = { readonly _tickCallback: () => void };
 
