@@ -193,7 +193,7 @@ def sources(js: Any) -> None:
         "\u2028globalThis.pwned = 1",
         "*/ //# sourceURL=y",
     ]
-    with runtime(js, {name: "export const url = import.meta.url" for name in names}) as one:
+    with runtime(js, dict.fromkeys(names, "export const url = import.meta.url")) as one:
         for name in names:
             equal(one.eval_module(name), {"url": f"jsrun://static/{name}"})
         equal(one.eval("typeof pwned"), "undefined")
