@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import inspect
+import resource
 import tempfile
 from typing import Any
 
@@ -79,6 +80,15 @@ def typescript_and_memory(js: Any) -> None:
         with js.Runtime(max_memory=16 << 20, typescript=True) as runtime:
             busy = "const n: number = 1; const end = Date.now() + 700; while (Date.now() < end); n"
             equal(runtime.eval(busy), 1)
+
+
+@case("Too few open files for an engine are named")
+def open_files(js: Any) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, most))
+    fails(js.Runtime, RuntimeError, "may have 128 open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+    equal(js.eval("1"), 1)
 
 
 @case("Keywords of a runtime are the settings of its configuration, for type checkers too")

@@ -255,6 +255,12 @@ def forget_all() -> None:
 
 def _engine(options: Options) -> Engine:
     if not options.by_daemon:
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if most <= _contract.PLANE_FD:
+            raise RuntimeError(
+                f"ipcctl.js: this program may have {most} open files (RLIMIT_NOFILE, `ulimit -n`), and an engine "
+                f"needs more than {_contract.PLANE_FD}"
+            )
         return _Shim(options)
     from ._kept import Kept
 
