@@ -91,6 +91,17 @@ def open_files(js: Any) -> None:
     equal(js.eval("1"), 1)
 
 
+@case("Runtimes and configurations show what they are")
+def shown(js: Any) -> None:
+    config = js.RuntimeConfig(max_memory=1 << 20, permissions=["b", "a"], allow_net="a.com:1", confine=False)
+    text = "RuntimeConfig(permissions=['a', 'b'], confine=False, allow_net=['a.com:1'], max_memory=1048576"
+    equal(repr(config), f"{text}, enable_console=False)")
+    runtime = js.Runtime()
+    equal(repr(runtime), f"<Runtime pid={runtime.get_stats().pid} confined=True>")
+    runtime.close()
+    equal(repr(runtime), "<Runtime, closed>")
+
+
 @case("Keywords of a runtime are the settings of its configuration, for type checkers too")
 def keywords(js: Any) -> None:
     from ipcctl.js._config import Settings

@@ -294,6 +294,17 @@ class RuntimeConfig:
             "timeout": self._timeout,
             "bootstrap": None if self._bootstrap is None else f"{len(self._bootstrap)} characters",
             "snapshot": None if self._snapshot is None else f"{len(self._snapshot)} bytes",
+            "inspector": self.inspector,
+            "permissions": None if self.permissions is None else sorted(self.permissions),
+            "engine": self.engine,
+            "confine": None if self.confine == "auto" else self.confine,
+            "allow_net": list(self.allow_net) or None,
+            "allow_read": list(self.allow_read) or None,
+            "max_memory": self.max_memory,
+            "max_cpu": self.max_cpu,
+            "typescript": self.typescript or None,
+            "modules": self.modules,
+            "daemon": self.daemon or None,
         }
         parts = [f"{name}={value}" for name, value in shown.items() if value is not None]
         return f"RuntimeConfig({', '.join([*parts, f'enable_console={self._enable_console}'])})"

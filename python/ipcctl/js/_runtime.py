@@ -690,6 +690,11 @@ class Runtime:
         if own_loop is not None:
             own_loop.close()
 
+    def __repr__(self) -> str:
+        if "_session" not in self.__dict__ or self.is_closed():
+            return "<Runtime, closed>"
+        return f"<Runtime pid={self._guest.pid} confined={self._guest.is_confined}>"
+
     def __enter__(self) -> Runtime:
         return self
 
