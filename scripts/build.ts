@@ -63,6 +63,8 @@ await build({
 const OTHERS = { "./router/main.ts": "router", "./plugin/main.ts": "plugin" };
 for (const [path, name] of Object.entries({ ...PROGRAMS, ...OTHERS }))
   await build({ ...program, entrypoints: [join(ROOT, "src", path)], naming: `${name}.[ext]` });
+/** Stacks of a guest pass through it: they are not to tell where it lies, which has the name of a user in it. */
+const NAME_OF_ENGINE = "//# sourceURL=ipcctl:engine";
 /** An engine starts often, and few need these. */
 const ON_DEMAND = ["typescript", "bundler"];
 for (const name of ["main", ...ON_DEMAND])
@@ -70,6 +72,7 @@ for (const name of ["main", ...ON_DEMAND])
     ...program,
     entrypoints: [join(ROOT, `src/engine/${name}.ts`)],
     naming: name === "main" ? "engine.[ext]" : `engine-${name}.[ext]`,
+    footer: NAME_OF_ENGINE,
     plugins: [
       {
         name: "on demand",
@@ -103,6 +106,7 @@ for (const [path, name] of [
     target: "node",
     minify: true,
     naming: `${name}.node.js`,
+    footer: NAME_OF_ENGINE,
     plugins: [twins],
   });
 

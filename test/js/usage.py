@@ -102,6 +102,23 @@ def shown(js: Any) -> None:
     equal(repr(runtime), "<Runtime, closed>")
 
 
+@case("Stacks that JavaScript sees do not tell where anything lies on this machine")
+def stacks(js: Any) -> None:
+    with js.Runtime() as runtime:
+        runtime.bind_function("fail", lambda: 1 / 0)
+        codes = ["new Error('x')", "fail()", "null.x", "(function f() { f() })()"]
+        for code in [*codes, "JSON.parse('{')", "new Function('throw new Error(1)')()"]:
+            stack = runtime.eval(f"try {{ throw {code} }} catch (error) {{ error.stack }}")
+            expect("<eval>" in stack and "build/js" not in stack, stack)
+        later = "Promise.resolve().then(() => { throw new Error('later') }).catch((error) => error.stack)"
+        stack = asyncio.run(_awaited(runtime, later))
+        expect("<eval_async>" in stack and "build/js" not in stack, stack)
+
+
+async def _awaited(runtime: Any, code: str) -> Any:
+    return await runtime.eval_async(code)
+
+
 @case("Keywords of a runtime are the settings of its configuration, for type checkers too")
 def keywords(js: Any) -> None:
     from ipcctl.js._config import Settings
