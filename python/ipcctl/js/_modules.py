@@ -125,7 +125,7 @@ class Modules:
 
 
 def _is_async(loader: Any) -> bool:
-    return inspect.iscoroutinefunction(loader) or inspect.iscoroutinefunction(getattr(loader, "__call__", None))
+    return inspect.iscoroutinefunction(loader) or inspect.iscoroutinefunction(type(loader).__call__)
 
 
 def _callable(function: Any, what: str) -> Any:
