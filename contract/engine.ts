@@ -137,6 +137,8 @@ export const ENGINE_START = {
   memory: 2048 * MIB,
   /** What an engine reserves and takes for itself, beside what a guest may have. */
   reserved: { bun: 512 * MIB, v8: 1024 * MIB },
+  /** Without which it does not start. */
+  least: { bun: 256 * MIB, v8: 1024 * MIB },
   /** By how much its machine is larger for a guest that has a limit: it collects garbage when a quarter is used. */
   ram_factor: 4,
   /** MiB without which V8 does not start. */

@@ -46,6 +46,10 @@ ENGINE_START = """
   "bun": 536870912,
   "v8": 1073741824
  },
+ "least": {
+  "bun": 268435456,
+  "v8": 1073741824
+ },
  "ram_factor": 4,
  "old_space_min": 8,
  "passed": [

@@ -16,6 +16,8 @@ import { isBelow } from "../base/paths.ts";
 import { sleep } from "../base/patience.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { find, SYSTEM_PATH } from "../launch/languages.ts";
+import { textOf } from "../logs/cri.ts";
+import { readLastLines } from "../logs/tail.ts";
 import { joinOwned, type Place } from "../plane/meet.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import { workerName } from "../protocol/kinds.ts";
@@ -28,6 +30,8 @@ const START_MS = 30_000;
 /** How long one that was disposed of may take to end, before the next one is refused for it. */
 const ROOM_MS = 1000;
 const LOOK_MS = 5;
+const LAST_LINES = 8;
+const LAST_LINE_BYTES = 512;
 const LABEL_BYTES = 16;
 const SUFFIX_BYTES = 4;
 const MIB = 2 ** 20;
@@ -130,8 +134,10 @@ export class WorkerRuntimes {
         throw new Error("the worker, or the runtime, ended as they were connected");
       return { label, name: runtime.id, pid: runtime.live?.pid ?? 0 };
     } catch (error) {
+      const words = await lastWords(runtime);
       await this.#end(runtime);
-      throw error;
+      if (words === "") throw error;
+      throw new IpcError("FAILED", `${(error as Error).message}. It wrote: ${words}`, { cause: error });
     }
   }
 
@@ -165,6 +171,15 @@ export class WorkerRuntimes {
   async #end(runtime: Worker): Promise<void> {
     await this.#deps.registry().stopWorker(runtime, 0);
   }
+}
+
+/** Of an engine that has failed. */
+async function lastWords({ logDir }: Worker): Promise<string> {
+  const { lines } = await readLastLines(logDir, LAST_LINES, { lineBytesMax: LAST_LINE_BYTES });
+  return lines
+    .map(({ text }) => textOf(text).trim())
+    .filter((text) => text !== "")
+    .join(" ");
 }
 
 function isOwnedBy({ kind, life, owner }: AppConfig, pid: number): boolean {
@@ -226,12 +241,17 @@ function lowest(...limits: readonly (number | null | undefined)[]): number | nul
 /** No wider than the worker: what that has of limits, it has too. */
 function definition(worker: Worker, policy: Policy, asked: Wanted): AppConfig {
   const { engine, max_memory: most, max_cpu: seconds } = asked;
-  const { memory: usual, reserved, ram_factor, old_space_min, flags, programs, policy: base } = ENGINE_START;
+  const { memory: usual, reserved, least, ram_factor, old_space_min, flags, programs, policy: base } = ENGINE_START;
   const memory = lowest(
     most === undefined ? usual : reserved[engine] + most,
     policy.limits.memory,
     worker.config.max_memory,
   )!; // the first is a number
+  if (memory < least[engine])
+    throw new Refused(
+      "NOT_GRANTED",
+      `engine ${engine} needs ${least[engine] / MIB} MiB of memory, and this worker may have ${Math.floor(memory / MIB)}`,
+    );
   const collected = most ?? (memory < usual ? memory : undefined);
   const script = join(ROOT, "build/js", programs[engine]);
   const own = dirname(script);

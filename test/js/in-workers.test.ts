@@ -186,10 +186,14 @@ const call = <T>(worker: string, what: string, ...args: unknown[]): Promise<T> =
 describe.each(POLICIES)("under %s", (policy) => {
   const name = `of-${policy}`;
 
-  test("it evaluates, calls back, waits, and serves threads", async () => {
+  let first: Taken;
+  beforeAll(async () => {
     await start(name, policy, 2);
-    const { pid, confined } = await call<Taken>(name, "take", "a");
-    expect(confined).toBe(true);
+    first = await call<Taken>(name, "take", "a");
+  });
+
+  test("it evaluates, calls back, waits, and serves threads", async () => {
+    expect(first.confined).toBe(true);
     expect(await call<unknown>(name, "evaluate", "a", "[1, 'two', {three: 3n}].length + 1")).toBe(4);
     expect(await call<unknown>(name, "calls_back", "a")).toEqual([3, ["a", { b: 1 }]]);
     expect(await call<unknown>(name, "waits", "a")).toEqual([2, 5]);
@@ -199,7 +203,7 @@ describe.each(POLICIES)("under %s", (policy) => {
     });
     const found = await runtimesOf(home, name);
     expect(found).toHaveLength(1);
-    expect(found[0]).toMatchObject({ kind: "runtime", life: "ephemeral", pid });
+    expect(found[0]).toMatchObject({ kind: "runtime", life: "ephemeral", pid: first.pid });
     expect(found[0]!.owner).toBe(`process:${(await ipc.status(name)).pid}`);
   });
 
@@ -480,6 +484,22 @@ test("a limit of memory is told as one, and what a policy says is one too", asyn
   expect(await call<Told>("memory", "evaluate", "a", fills)).toMatchObject({
     type: expect.stringMatching(/RuntimeTerminated|JavaScriptError/),
   });
+});
+
+test("an engine for which the worker has too little memory is refused, and one that just fits runs", async () => {
+  const least = { bun: 256, v8: 1024 };
+  for (const [mib, engine, is] of [
+    [least.bun - 1, "bun", false],
+    [least.bun, "bun", true],
+    [least.v8 - 1, "v8", false],
+  ] as const) {
+    const name = `memory-${mib}`;
+    await start(name, JSON.stringify({ version: 1, extends: "strict", limits: { memory: `${mib}M` } }), 1);
+    using worker = await ipc.worker(name);
+    expect(await worker.callWith<Taken | Told>("take", ["a"], { kwargs: { engine } })).toMatchObject(
+      is ? { confined: true } : { type: "PermissionError", text: expect.stringContaining(`engine ${engine} needs`) },
+    );
+  }
 });
 
 test("an evaluation takes as long as in a program without a sandbox", async () => {

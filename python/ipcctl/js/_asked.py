@@ -19,14 +19,13 @@ from .._serving import serving
 from ..host import HostError, call
 from ._kept import Owned
 from ._process import CRASHES, END_SECONDS, START_SECONDS, Guest, greet, is_readable, settle
-from ._template import PASSED, WAY_OUT, Options, readable
+from ._template import PASSED, WAY_OUT, Options, needed_by, readable
 
 if TYPE_CHECKING:
     from ._process import Limit
 
 #: The channel is sent before the answer.
 _RELAY_SECONDS = 5.0
-_REFUSED = ("UNAUTHORIZED", "NOT_GRANTED")
 
 
 class Asked(Owned):
@@ -55,9 +54,14 @@ class Asked(Owned):
                     **{name: value for name, value in asked.items() if value},
                 )
             except HostError as error:
-                if error.code in _REFUSED:
+                if error.code == "UNAUTHORIZED":
                     raise PermissionError(f"ipcctl.js: {error}; {WAY_OUT}") from None
-                raise RuntimeError(f"ipcctl.js: the host starts no runtime: {error}") from None
+                if error.code == "NOT_GRANTED":
+                    raise PermissionError(f"ipcctl.js: {error}") from None
+                needed = (
+                    "" if options.engine == "bun" else f"; {needed_by(options.engine)} is needed on the daemon's PATH"
+                )
+                raise RuntimeError(f"ipcctl.js: the host starts no runtime: {error}{needed}") from None
             relayed = one.take_relay(answer["label"], _RELAY_SECONDS)
         if relayed is None:
             raise RuntimeError("ipcctl.js: the channel to the runtime has not come")

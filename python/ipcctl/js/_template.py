@@ -189,6 +189,10 @@ _ENGINES = {
 }
 
 
+def needed_by(engine: str) -> str:
+    return _ENGINES[engine].needed
+
+
 def flags_of(engine: str, program: str) -> tuple[str, ...]:
     flags = _ENGINES[engine].flags
     if engine == "v8" and _version(program) < _NODE_NONE:
