@@ -76,18 +76,15 @@ function needFunction(name: string, value: unknown): Function {
   throw new TypeError(`${name}: the first argument must be a function`);
 }
 
-const LEVELS = ["log", "info", "debug", "warn", "error", "trace"] as const;
+const LEVELS = [
+  ...["log", "info", "debug", "warn", "error", "trace"],
+  ...["dir", "dirxml", "table", "group", "groupCollapsed"],
+];
 const SILENT = [
-  "assert",
   "clear",
   "count",
   "countReset",
-  "dir",
-  "dirxml",
-  "group",
-  "groupCollapsed",
   "groupEnd",
-  "table",
   "time",
   "timeEnd",
   "timeLog",
@@ -110,13 +107,42 @@ function addConsole(session: Session): void {
       if (session.isPrinting) session.tell([TO.print, session.current, level, shown(args)]);
       return [false, undefined];
     }, level);
+  console.assert = realm.make.fn((args) => {
+    if (session.isPrinting && !args[0]) {
+      const why = args.length > 1 ? `: ${shown(args, 1)}` : "";
+      session.tell([TO.print, session.current, "error", `Assertion failed${why}`]);
+    }
+    return [false, undefined];
+  }, "assert");
   realm.define("console", console);
 }
 
-function shown(args: unknown[]): string {
+function shown(args: unknown[], from = 0): string {
+  const first = args[from];
+  let at = from;
   let text = "";
-  for (let at = 0; at < args.length; at++) text += `${at === 0 ? "" : " "}${inspect(args[at])}`;
+  if (typeof first === "string" && first.includes("%") && args.length > from + 1) {
+    at += 1;
+    text = first.replaceAll(PLACEHOLDER, (place) => {
+      if (place === "%%") return "%";
+      if (at >= args.length) return place;
+      const value = args[at++];
+      return place === "%c" ? "" : FOR_NUMBERS.has(place) ? numeral(value, place) : inspect(value);
+    });
+  }
+  for (; at < args.length; at++) text += `${at === from ? "" : " "}${inspect(args[at])}`;
   return text.toWellFormed();
+}
+
+/** As console.log() of browsers has them. */
+const PLACEHOLDER = /%[sdifjoOc%]/g;
+const FOR_NUMBERS = new Set(["%d", "%i", "%f"]);
+
+/** Runs no code of the guest: what is an object is no number. */
+function numeral(value: unknown, place: string): string {
+  if (typeof value === "bigint") return `${value}n`;
+  const number = typeof value === "number" || typeof value === "string" ? Number(value) : Number.NaN;
+  return String(place === "%i" ? Math.trunc(number) : number);
 }
 
 export function addTimers(session: Session): Timers {

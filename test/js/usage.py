@@ -119,6 +119,29 @@ async def _awaited(runtime: Any, code: str) -> Any:
     return await runtime.eval_async(code)
 
 
+@case("The console fills in what is left open, and tells tables, groups and assertions that fail")
+def console(js: Any) -> None:
+    said: list[tuple[str, str]] = []
+    with js.Runtime() as runtime:
+
+        def told(code: str) -> list[tuple[str, str]]:
+            said.clear()
+            runtime.eval(code, console=lambda level, text: said.append((level, text)))
+            return list(said)
+
+        equal(told("console.log('%s is %d, %i, %o %%', 'x', 1.5, 2.7, { a: 1 }, 'more')"),
+              [("log", "x is 1.5, 2, { a: 1 } % more")])  # fmt: skip
+        equal(told("console.log('100%', 5)"), [("log", "100% 5")])
+        equal(told("console.log('%s')"), [("log", "%s")])
+        equal(told("console.log('%s %s', 1)"), [("log", "1 %s")])
+        equal(told("console.log('%d %d', 3n, { valueOf() { throw 1 } })"), [("log", "3n NaN")])
+        equal(told("console.log('%cred', 'color: red')"), [("log", "red")])
+        equal(told("console.table([{ a: 1 }]); console.dir(2)"), [("table", "[{ a: 1 }]"), ("dir", "2")])
+        equal(told("console.assert(true); console.assert(0, 'n is %d', 5); console.assert()"),
+              [("error", "Assertion failed: n is 5"), ("error", "Assertion failed")])  # fmt: skip
+        equal(told("console.time('a'); console.timeEnd('a'); console.groupEnd()"), [])
+
+
 @case("Keywords of a runtime are the settings of its configuration, for type checkers too")
 def keywords(js: Any) -> None:
     from ipcctl.js._config import Settings
