@@ -39,6 +39,8 @@ def timeout_says(js: Any) -> None:
         endless = runtime.eval("() => { for (;;); }")
         fails(lambda: runtime.eval("for (;;);", timeout=0.1), js.JsTimeout, "timed out after 0.1 s")
         fails(lambda: endless(timeout=0.1), js.JsTimeout, "timed out after 0.1 s")
+        for code, what in [("for (;;);", "Evaluation timed out after 0.1 s"), ("new Promise(() => {})", "pending")]:
+            fails(lambda code=code: asyncio.run(_awaited(runtime, code, 0.1)), js.JsTimeout, what)  # type: ignore[misc]
         fails(lambda: runtime.eval("new RegExp('(a*)*b').test('a'.repeat(40))", timeout=0.1), js.JsTimeout, "0.1 s")
 
 
@@ -115,8 +117,8 @@ def stacks(js: Any) -> None:
         expect("<eval_async>" in stack and "build/js" not in stack, stack)
 
 
-async def _awaited(runtime: Any, code: str) -> Any:
-    return await runtime.eval_async(code)
+async def _awaited(runtime: Any, code: str, timeout: float | None = None) -> Any:
+    return await runtime.eval_async(code, timeout=timeout)
 
 
 @case("The console fills in what is left open, and tells tables, groups and assertions that fail")

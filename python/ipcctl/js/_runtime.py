@@ -328,7 +328,9 @@ class Runtime:
             error = request.stop or request.error
             if len(timers) > 1:  # it was cancelled, since its time was over
                 error = JsTimeout(
-                    f"Evaluation failed: it timed out after {seconds:g} s, with its promise still pending"
+                    f"Evaluation timed out after {seconds:g} s"
+                    if type(error) is JsTimeout
+                    else f"Evaluation failed: it timed out after {seconds:g} s, with its promise still pending"
                 )
             if error is not None:
                 advise(error, message[2])
