@@ -72,6 +72,7 @@ export const FROM_ENGINE = {
   leave: 10,
   forget: 11,
   drop: 12,
+  later: 13,
 } as const;
 
 export const FROM_ENGINE_FIELDS: Readonly<Record<keyof typeof FROM_ENGINE, string>> = {
@@ -86,6 +87,7 @@ export const FROM_ENGINE_FIELDS: Readonly<Record<keyof typeof FROM_ENGINE, strin
   leave: "stream of Python: it is not read any more",
   forget: "number of a segment of the engine that it has released",
   drop: "0, numbers of operations that JavaScript does not hold any more",
+  later: "0: there are timers, which may print or call something while nobody asks",
 };
 
 /** What an ERROR of a request is about, as its `kind`. */

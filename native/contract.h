@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+e49697dc" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+eaa12d8c" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -385,6 +385,7 @@ enum {
 	IPC_FROM_ENGINE_LEAVE = 10,
 	IPC_FROM_ENGINE_FORGET = 11,
 	IPC_FROM_ENGINE_DROP = 12,
+	IPC_FROM_ENGINE_LATER = 13,
 };
 
 /* What its errors are about. */

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+e49697dc"
+EDITION = "0.1.0+eaa12d8c"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -338,6 +338,7 @@ FROM_ENGINE_WANT = 9
 FROM_ENGINE_LEAVE = 10
 FROM_ENGINE_FORGET = 11
 FROM_ENGINE_DROP = 12
+FROM_ENGINE_LATER = 13
 
 # What its errors are about.
 ENGINE_FAULT_THROWN = 1

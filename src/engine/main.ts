@@ -23,6 +23,9 @@ async function begin(): Promise<void> {
   const segment = await taken.promise;
   forbidImports();
   const session = new Session(segment, new Realm());
+  process.on("unhandledRejection", (reason) => {
+    if (session.isPrinting) session.enterLater(() => raise(reason));
+  });
   const timers = addTimers(session);
   addModules(session);
   addBundling(session);
@@ -42,4 +45,8 @@ async function begin(): Promise<void> {
   session.hello();
   session.add(new Streams(session)); // before any code of the guest, and while Python hears of us
   meeting.leave();
+}
+
+function raise(reason: unknown): never {
+  throw reason;
 }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import inspect
+import io
 import resource
 import tempfile
 from typing import Any
 
-from cases import case, equal, expect, fails, main
+from cases import case, equal, expect, fails, main, until
 
 
 @case("One text in place of several is one, and not its letters")
@@ -142,6 +144,40 @@ def console(js: Any) -> None:
         equal(told("console.assert(true); console.assert(0, 'n is %d', 5); console.assert()"),
               [("error", "Assertion failed: n is 5"), ("error", "Assertion failed")])  # fmt: skip
         equal(told("console.time('a'); console.timeEnd('a'); console.groupEnd()"), [])
+
+
+@case("A rejection that nobody handles is printed where the console is")
+def rejections(js: Any) -> None:
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), js.Runtime(enable_console=True) as runtime:
+        runtime.eval("(async () => { throw new TypeError('lost') })(); 0")
+        runtime.eval("setTimeout(() => console.error('later'), 1); 0")
+        expect(until(lambda: "later" in errors.getvalue()), "what a timer prints is not there")
+        expect("Uncaught TypeError: lost" in errors.getvalue(), errors.getvalue())
+        runtime.eval("Promise.reject(new Error('handled')).catch(() => 0); 0")
+        fails(lambda: asyncio.run(_awaited(runtime, "Promise.reject(new Error('told'))")), js.JavaScriptError, "told")
+        runtime.eval("Promise.reject({ get stack() { for (;;); }, get message() { for (;;); } }); 0")
+        for _ in range(4):
+            with contextlib.suppress(js.JsTimeout):  # what it threw computes for ever, and is ended by that
+                runtime.eval("1", timeout=0.3)
+        equal(runtime.eval("1", timeout=5), 1)
+    expect("handled" not in errors.getvalue() and "told" not in errors.getvalue(), errors.getvalue())
+    silent = io.StringIO()
+    with contextlib.redirect_stderr(silent), js.Runtime() as runtime:
+        runtime.eval("Promise.reject(new Error('lost')); 0")
+        equal(asyncio.run(_awaited(runtime, "new Promise((done) => setTimeout(() => done(1), 20))")), 1)
+    equal(silent.getvalue(), "")
+
+
+@case("A timer calls Python while Python does something else")
+def timers(js: Any) -> None:
+    with js.Runtime() as runtime:
+        called: list[int] = []
+        runtime.bind_function("call", called.append)
+        runtime.eval("let n = 0; setInterval(() => call(++n), 5); 0")
+        expect(until(lambda: len(called) > 3), f"calls: {called}")
+        equal(called[:4], [1, 2, 3, 4])
+        equal(runtime.eval("n > 3"), True)
 
 
 @case("Keywords of a runtime are the settings of its configuration, for type checkers too")

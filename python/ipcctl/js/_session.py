@@ -31,6 +31,7 @@ from .._contract import (
     FROM_ENGINE_FORGET,
     FROM_ENGINE_HELLO,
     FROM_ENGINE_INVOKE,
+    FROM_ENGINE_LATER,
     FROM_ENGINE_PENDING,
     FROM_ENGINE_PRINT,
     FROM_ENGINE_RESULT,
@@ -512,6 +513,8 @@ class Session:
         elif kind == FROM_ENGINE_DROP:
             for one in message[2]:
                 self.operations.pop(one, None)
+        elif kind == FROM_ENGINE_LATER:
+            self.read_always()
         elif kind == FROM_ENGINE_FORGET:
             self._end.forget(number)
         elif kind != FROM_ENGINE_HELLO and not self.extra(kind, message):
