@@ -31,6 +31,7 @@ import { loadPolicy, type Policy } from "../sandbox/policy.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
 import type { KnownPlugin, KnownPlugins } from "./known-plugins.ts";
+import { isOfPlugin, pluginOf } from "./plugin-workers.ts";
 import { needsOf, Plugins, type NewVersion, type PluginSpec } from "./plugins.ts";
 
 const ROUTER = workerName("host", "router");
@@ -76,11 +77,14 @@ export class HostCalls implements Disposable {
   readonly #again = new Set<string>();
   readonly #timers = new Set<Timer>();
   readonly #plugins: Plugins;
+  /** Of each plugin, the end of what its calls wait for. */
+  readonly #turns = new Map<string, Promise<void>>();
   #router: Promise<CallClient> | undefined;
   /** Of runs that ask by tokens. */
   readonly #admissions = new WeakMap<Worker, { readonly run: number; readonly who: object }>();
   /** Told when a program of ours listens. */
   readonly #listening = new EventTarget();
+  #isRenewing = false;
   #isDisposed = false;
 
   constructor(deps: HostCallsDeps) {
@@ -358,19 +362,71 @@ export class HostCalls implements Disposable {
    * wait meanwhile.
    * @throws IpcError if it does not run; then the version of before serves as it did
    */
-  async exchange(name: string, accepted?: NewVersion): Promise<void> {
-    // A router that starts later reads it then.
-    const isRouted = this.#deps.registry().find(ROUTER)?.isAttached === true;
-    const router = isRouted ? await this.#reachRouter() : undefined;
-    await router?.call("hold", [name, DRAIN_MS], null, { timeout: DRAIN_MS + ROUTER_MS });
+  exchange(name: string, accepted?: NewVersion): Promise<void> {
+    return this.#held(name, DRAIN_MS, async (router) => {
+      try {
+        await this.#plugins.exchange(name, accepted);
+      } finally {
+        const spec = this.#plugins.spec(name);
+        if (spec === undefined) await router?.call("withdraw", [name]);
+        else await router?.call("provide", [providedBy(spec)]);
+      }
+    });
+  }
+
+  /**
+   * Its credentials have changed, which a process is told at its start: those that run end, once nothing is under way
+   * in them, and the next call starts another one.
+   * @param isMeant of its processes
+   */
+  async renew(name: string, isMeant: (worker: Worker) => boolean = () => true): Promise<void> {
+    const some = (): boolean =>
+      this.#deps.registry().everyWorker.some((one) => one.isUp && isOfPlugin(one.id, name) && isMeant(one));
+    if (!some()) return;
+    await this.#plugins.readOnce().catch(() => undefined);
+    const tools = this.#plugins.spec(name)?.manifest.provides.tools ?? [];
+    // What takes longer is ended anyhow.
+    const drainMs = Math.max(DRAIN_MS, ...tools.map(({ timeout_s }) => timeout_s * 1000));
+    await this.#held(name, drainMs, async () => {
+      if (some()) await this.#plugins.kill(name);
+    });
+  }
+
+  /** To be called now and then: logins end, and a daemon may have been killed before it could {@link renew}. */
+  async renewAll(): Promise<void> {
+    const plugins = this.#deps.registry().everyWorker.filter(({ config, isUp }) => config.kind === "plugin" && isUp);
+    if (plugins.length === 0 || this.#isRenewing) return;
+    this.#isRenewing = true;
     try {
-      await this.#plugins.exchange(name, accepted);
+      const credentials = await this.#deps.credentials();
+      const isOld = ({ id, live }: Worker): boolean =>
+        live !== undefined && credentials.hasChanged(pluginOf(id), Number(live.startedNs / 1_000_000n));
+      const names = new Set(plugins.filter(isOld).map(({ id }) => pluginOf(id)));
+      await Promise.all([...names].map((name) => this.renew(name, isOld)));
     } finally {
-      const spec = this.#plugins.spec(name);
-      if (spec === undefined) await router?.call("withdraw", [name]);
-      else await router?.call("provide", [providedBy(spec)]);
-      await router?.call("release", [name]);
+      this.#isRenewing = false;
     }
+  }
+
+  /** Works while new calls of a plugin wait, and those under way have ended or had this time; one after another. */
+  #held(name: string, drainMs: number, work: (router: CallClient | undefined) => Promise<void>): Promise<void> {
+    const held = async (): Promise<void> => {
+      // A router that starts later reads it then.
+      const isRouted = this.#deps.registry().find(ROUTER)?.isAttached === true;
+      const router = isRouted ? await this.#reachRouter() : undefined;
+      await router?.call("hold", [name, drainMs], null, { timeout: drainMs + ROUTER_MS });
+      try {
+        await work(router);
+      } finally {
+        await router?.call("release", [name]);
+      }
+    };
+    const turn = (this.#turns.get(name) ?? Promise.resolve()).then(held);
+    this.#turns.set(
+      name,
+      turn.catch(() => undefined), // told to whoever asked for it
+    );
+    return turn;
   }
 
   /** Whether it can do its work: it starts, and says nothing against that. */

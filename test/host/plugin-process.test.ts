@@ -53,7 +53,7 @@ const MANIFEST = {
   credentials: ["token"],
   provides: {
     tools: [
-      ...["leak", "refuse", "crash", "whoami", "environment"].map((name) => tool(name)),
+      ...["leak", "refuse", "crash", "whoami", "environment", "length"].map((name) => tool(name)),
       tool("hang", { timeout_s: 0.5 }),
       tool("hang_once", { timeout_s: 0.5, idempotent: false }),
       tool("die"),
@@ -81,6 +81,7 @@ const plugin: Plugin<{ greeting: string }> = ({ config, credentials, data }) => 
       }),
       refuse: () => { throw new ToolError("NO_MONEY", "the account of " + secret + " is empty", { retriable: true, field: "path" }); },
       crash: () => { throw new Error("cannot use " + secret + " at /host/path"); },
+      length: () => ({ length: secret.length }),
       whoami: (_, { worker, group, session }) => ({ worker, group, session }),
       environment: () => ({ env: JSON.stringify(process.env), argv: process.argv }),
       hang: () => { effect("hang"); for (;;); },
@@ -164,6 +165,51 @@ test("the credential is in no environment, no argument, no log, no audit and no 
   );
   for (const file of files)
     expect(readFileSync(join(file.parentPath, file.name), "latin1").includes(SECRET), file.name).toBe(false);
+});
+
+test("a plugin that runs has a new value from the next call on, and none that was removed", async () => {
+  using connection = await home.connect();
+  const { pid } = await ipc.status("plugin-trial");
+  const busy = askBeside("trial.gate_once"); // is not cut off
+  await waitUntil(() => effects("gate_once") === 1, "it is under way");
+  const file = join(home.paths.stateDir, "credentials/trial+token.sealed");
+  const before = readFileSync(file, "utf8");
+  const rotated = connection.rotateCredential("trial/token", `${SECRET}-2`);
+  await waitUntil(() => readFileSync(file, "utf8") !== before, "it is stored");
+  writeFileSync(join(home.paths.dataDir, "trial/open"), "");
+  expect(await busy).toEqual({ result: { done: true } });
+  await rotated;
+  expect(await ask("trial.length")).toEqual({ result: { length: SECRET.length + 2 } });
+  expect((await ipc.status("plugin-trial")).pid).not.toBe(pid);
+  await connection.removeCredential("trial/token");
+  expect((await ask("trial.length")).message).toContain("needs the credential token, which nobody has entered");
+  await connection.addCredential("trial/token", SECRET);
+  expect(await ask("trial.length")).toEqual({ result: { length: SECRET.length } });
+  for (const left of ["open", "effects"]) rmSync(join(home.paths.dataDir, "trial", left));
+});
+
+test("a login that ends while the plugin runs is renewed, and the plugin goes on with the new token", async () => {
+  using connection = await home.connect();
+  let renewals = 0;
+  const answer = (): Response =>
+    Response.json({ access_token: `${"x".repeat(40 + ++renewals)}`, refresh_token: "good-for-another" });
+  const service = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: answer });
+  const client = { tokenUrl: `http://127.0.0.1:${service.port}/token`, clientId: "tests" };
+  await connection.removeCredential("trial/token");
+  await connection.storeLogin("trial/token", {
+    ...{ ...client, access: "y".repeat(30), refresh: "good-for-one", expiresInSeconds: 61 },
+  });
+  expect(await ask("trial.length")).toEqual({ result: { length: 30 } });
+  expect(renewals).toBe(0);
+  let length: unknown;
+  await waitUntil(async () => {
+    ({ length } = (await ask("trial.length")).result as { length: number });
+    return length !== 30;
+  }, "the new token is used");
+  expect([length, renewals]).toEqual([41, 1]);
+  await service.stop(true);
+  await connection.removeCredential("trial/token");
+  await connection.addCredential("trial/token", SECRET);
 });
 
 test("one that dies is started anew: what may be repeated is, once, and nothing else", async () => {
