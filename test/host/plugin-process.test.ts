@@ -192,7 +192,7 @@ test("a login that ends while the plugin runs is renewed, and the plugin goes on
   using connection = await home.connect();
   let renewals = 0;
   const answer = (): Response =>
-    Response.json({ access_token: `${"x".repeat(40 + ++renewals)}`, refresh_token: "good-for-another" });
+    Response.json({ access_token: "x".repeat(40 + ++renewals), refresh_token: "good-for-another" });
   const service = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: answer });
   const client = { tokenUrl: `http://127.0.0.1:${service.port}/token`, clientId: "tests" };
   await connection.removeCredential("trial/token");
