@@ -63,6 +63,7 @@ export const OF_ONE_KIND: Readonly<Record<string, string>> = {
 /** Numbers that only look like one of the contract. */
 export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly number[], why: string]>> = {
   "src/duckdb/arrow.ts": [[16, 128], "bytes and bits of the longest integers and intervals"],
+  "src/duckdb/instance.ts": [[24, 25, 26, 28, 29, 30, 32, 33, 35, 41], "numbers of types of DuckDB"],
   "src/plane/sealed-writer.ts": [[16], "bytes of an entry of writev"],
   "src/sql/arrow-ipc.ts": [
     [16, 17, 18, 19, 20, 21, 32, 64, 128],
