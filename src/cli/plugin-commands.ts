@@ -67,6 +67,7 @@ export async function callTool(
   const { code, message } = answer.error;
   if (context.isJson) context.print(jsonText(answer.error));
   else context.note(`${code}: ${visibly(message)}`);
+  if (code === "UNKNOWN_TOOL" && !context.isJson) context.note("see: ipcctl plugin list");
   return Object.hasOwn(HOST_EXITS, code) ? HOST_EXITS[code as keyof typeof HOST_EXITS] : 1;
 }
 

@@ -14,6 +14,7 @@ import {
 } from "../../contract/host.ts";
 import type { AuditEntry } from "../audit/schema.ts";
 import { limit } from "../base/limits.ts";
+import { nearTo } from "../base/near.ts";
 import { bindingOf, sealOf, type Decision } from "./approval.ts";
 import type { Sealed } from "../plane/sealed.ts";
 import type { Buckets } from "./buckets.ts";
@@ -222,8 +223,19 @@ function topic(call: Call, host: Host): Refusal | undefined {
     return new Refusal("UNKNOWN_TOOL", `topic ${quote(asked)} does not begin with ${TOOL_TOPIC}`);
   const name = asked.slice(TOOL_TOPIC.length);
   call.tool = toolOf(call, host, name);
-  return call.tool === undefined ? new Refusal("UNKNOWN_TOOL", `there is no tool ${quote(name)}`) : undefined;
+  if (call.tool !== undefined) return undefined;
+  return new Refusal("UNKNOWN_TOOL", `there is no tool ${quote(name)}: ${nearOf(call, name)}`);
 }
+
+/** Only among what the session may call: of other tools it is told nothing. */
+function nearOf(call: Call, name: string): string {
+  const names = call.channel.facts().tools.map((tool) => tool.name);
+  const near = nearTo(name, names);
+  const wanted = near.length > 0 ? near : names.filter((one) => one.endsWith(`.${name}`)).slice(0, 1);
+  return wanted.length > 0 ? `did you mean ${wanted.join(", ")}?` : LISTED;
+}
+
+const LISTED = "core.list_tools names those that may be called";
 
 /** What a program provides for this session stands in the place of a plugin, and of all of it. */
 function toolOf({ of }: Call, host: Host, name: string): HostTool | undefined {
@@ -256,7 +268,7 @@ function authorise(call: Call, host: Host): Refusal | undefined {
   const tool = call.tool!; // by an earlier stage
   const { name } = tool.manifest;
   const { isGranted, rate } = call.of.grants.of(tool);
-  if (!isGranted) return new Refusal("UNAUTHORIZED", `the policy of ${call.worker} does not grant ${name}`);
+  if (!isGranted) return new Refusal("UNAUTHORIZED", `the policy of ${call.worker} does not grant ${name}: ${LISTED}`);
   const retryAfter = rate === undefined ? 0 : host.buckets.take(call.session, name, rate);
   if (retryAfter === 0) return undefined;
   return new Refusal("RATE_LIMITED", `too many calls of ${name}, the next one in ${retryAfter} s`, { retryAfter });

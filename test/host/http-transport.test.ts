@@ -293,7 +293,11 @@ test("a script in TypeScript that knows nothing but fetch", async () => {
   });
   await waitUntil(async () => (await home.status("typed")).state === "Stopped", "it has ended");
   expect((await home.lines("typed")).map((line) => JSON.parse(line) as unknown)).toEqual([
-    [{ value: [1, { a: null }] }, [true], "UNAUTHORIZED: the policy of typed does not grant memory.list"],
+    [
+      { value: [1, { a: null }] },
+      [true],
+      "UNAUTHORIZED: the policy of typed does not grant memory.list: core.list_tools names those that may be called",
+    ],
   ]);
 });
 

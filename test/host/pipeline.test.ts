@@ -106,6 +106,24 @@ function setUp(
   ) => send(JSON.stringify({ topic: `tool.invoke.${name}`, correlation, arguments: args }), over);
   return { clock, entries, routed, open, channel, send, call, host };
 }
+test("who asks for a tool that there is not is told which one is near, and of none that is not granted", async () => {
+  const { call, open } = setUp();
+  const told = async (name: string, over = open()): Promise<string> => (await call(name, {}, "1", over)).error!.message;
+  const isNone = (name: string, rest: string): string => `there is no tool ${JSON.stringify(name)}: ${rest}`;
+  const listed = "core.list_tools names those that may be called";
+  expect(await told("files.lst")).toBe(isNone("files.lst", "did you mean files.list?"));
+  expect(await told("Echo.Ecco")).toBe(isNone("Echo.Ecco", "did you mean echo.echo?"));
+  expect(await told("list_tools")).toBe(isNone("list_tools", "did you mean core.list_tools?"));
+  expect(await told("files.unheard_of")).toBe(isNone("files.unheard_of", listed));
+  expect(await told("secret.tel")).toBe(isNone("secret.tel", listed)); // secret.tell is granted to nobody here
+  expect(await told("tell")).toBe(isNone("tell", listed));
+  expect(await told("files.lst", open({ grants: new Grants(["echo.*"]) }))).toBe(isNone("files.lst", listed));
+  expect(await told("secret.tell")).toBe(`the policy of w does not grant secret.tell: ${listed}`);
+  // What is of high risk is there for nobody who may act as its user.
+  expect(await told("files.wpe", open({ grants: new Grants(["files.*"], {}, true) }))).toBe(
+    isNone("files.wpe", listed),
+  );
+});
 const codesOf = (answers: readonly Answer[]): (string | undefined)[] => answers.map(({ error }) => error?.code);
 
 test("only the result of a repeatable call of low risk may be recorded after the answer", async () => {

@@ -273,6 +273,8 @@ test("a person calls, verifies and reloads it by commands", async () => {
   expect(JSON.parse((await home.cli("plugin", "call", "echo.echo", '{"value":[1]}')).stdout)).toEqual({ value: [1] });
   const cases: [string[], number, string][] = [
     [["trial.none"], 4, "UNKNOWN_TOOL: there is no tool"],
+    [["trial.none"], 4, "\nsee: ipcctl plugin list\n"],
+    [["trial.whoamI2"], 4, 'there is no tool "trial.whoamI2": did you mean trial.whoami?'],
     [["trial.whoami", '{"more":1}'], 2, "VALIDATION_FAILED"],
     [["trial.whoami", "[]"], 2, "are not an object"],
     [["trial.crash"], 1, "PLUGIN_ERROR"],
