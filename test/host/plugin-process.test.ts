@@ -467,3 +467,59 @@ def start(config, credentials, data):
   for (const text of [JSON.stringify(said), printed(), audit])
     for (const one of [...spellings, SECRET.slice(0, 9), SECRET.slice(9)]) expect(text).not.toContain(one);
 });
+
+test("a handler is told before its process is exchanged or stopped, and for no longer than two seconds", async () => {
+  const handlers = {
+    typescript: `
+import { appendFileSync, existsSync } from "node:fs";
+export default ({ data }) => ({
+  tools: { pid: () => process.pid },
+  shutdown: async () => {
+    appendFileSync(data + "/effects", "ended\\n");
+    await new Promise((done) => setTimeout(done, existsSync(data + "/hang") ? 60_000 : 1));
+    appendFileSync(data + "/effects", "whole\\n");
+  },
+});
+`,
+    python: `
+import os, time
+def start(config, credentials, data):
+    def shutdown():
+        print("ended", file=open(data + "/effects", "a"))
+        time.sleep(60 if os.path.exists(data + "/hang") else 0)
+        print("whole", file=open(data + "/effects", "a"))
+    return {"tools": {"pid": lambda args, request: os.getpid()}, "shutdown": shutdown}
+`,
+  };
+  const names = ["told_typescript", "told_python"] as const;
+  for (const [language, text] of Object.entries(handlers)) {
+    const folder = join(home.paths.config, `../plugins/told_${language}`);
+    mkdirSync(folder, { recursive: true });
+    const about = { description: "For tests", version: "1.0.0", author: { name: "tests" }, language };
+    writeFileSync(join(folder, "manifest.json"), JSON.stringify({ ...about, provides: { tools: [tool("pid")] } }));
+    writeFileSync(join(folder, language === "typescript" ? "handler.ts" : "handler.py"), text);
+    await ipc.acceptPlugin(`told_${language}`, (await ipc.plugin(`told_${language}`)).plugin.digest!);
+  }
+  const seen = (name: string): number[] => ["ended", "whole"].map((what) => effectsOf(home, name, what));
+  const pidOf = async (name: string): Promise<number> => {
+    expect(await ipc.callTool(`${name}.pid`)).toMatchObject({ result: expect.any(Number) });
+    return (await ipc.status(`plugin-${name}`)).pid!;
+  };
+  for (const name of names) {
+    const [first] = [await pidOf(name), await ipc.reloadPlugin(name)];
+    expect([existsSync(`/proc/${first}`), seen(name)]).toEqual([false, [1, 1]]);
+    const second = await pidOf(name);
+    expect((await home.cli("stop", `plugin-${name}`)).status).toBe(0);
+    expect([existsSync(`/proc/${second}`), seen(name)]).toEqual([false, [2, 2]]);
+    // One that hangs there holds nobody up.
+    await pidOf(name);
+    const [hang, begun] = [join(home.paths.dataDir, name, "hang"), performance.now()];
+    writeFileSync(hang, "");
+    await ipc.reloadPlugin(name);
+    expect([performance.now() - begun > 1500, performance.now() - begun < 8000]).toEqual([true, true]);
+    expect([seen(name), await ipc.callTool(`${name}.pid`)]).toMatchObject([[3, 2], { result: expect.any(Number) }]);
+    rmSync(hang);
+  }
+  expect((await home.cli("daemon", "stop")).status).toBe(0); // with its workers
+  for (const name of names) expect([name, seen(name)]).toEqual([name, [4, 3]]);
+});
