@@ -4,7 +4,7 @@
  */
 import { ADDRESS_CARRIERS, ADDRESS_RANGES, type AddressClass } from "../contract/addresses.ts";
 import { AUDIT_EVENTS, AUDIT_FIELDS } from "../contract/audit.ts";
-import { CANCEL_TOPIC, HOST_CODES, HOST_EXITS, LET_GO_TOPIC, TOOL_TOPIC } from "../contract/host.ts";
+import { CANCEL_TOPIC, HOST_CODES, HOST_EXITS, HOST_RING_BYTES, LET_GO_TOPIC, TOOL_TOPIC } from "../contract/host.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { ARCHITECTURES, PARTS_FOLDERS } from "../contract/parts.ts";
 import * as messages from "../contract/messages.ts";
@@ -256,6 +256,8 @@ MAGIC = b"${segment.MAGIC}"
 TOOL_TOPIC = "${TOOL_TOPIC}"
 CANCEL_TOPIC = "${CANCEL_TOPIC}"
 LET_GO_TOPIC = "${LET_GO_TOPIC}"
+# Bytes of each ring of a channel that it goes through.
+HOST_RING_BYTES = ${HOST_RING_BYTES}
 
 # Where compiled parts lie, seen from the folder of an installation.
 PARTS_FOLDERS = (

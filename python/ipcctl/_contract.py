@@ -18,6 +18,8 @@ MAGIC = b"IPCCTL"
 TOOL_TOPIC = "tool.invoke."
 CANCEL_TOPIC = "tool.cancel"
 LET_GO_TOPIC = "table.let_go"
+# Bytes of each ring of a channel that it goes through.
+HOST_RING_BYTES = 2097152
 
 # Where compiled parts lie, seen from the folder of an installation.
 PARTS_FOLDERS = (

@@ -13,7 +13,7 @@ import { programPath, ROOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
 import { atMost, sleep } from "../base/patience.ts";
 import type { Paths } from "../base/paths.ts";
-import { TOOL_TOPIC } from "../../contract/host.ts";
+import { HOST_RING_BYTES, TOOL_TOPIC } from "../../contract/host.ts";
 import { foldName, parsePluginName, parseTools } from "../host/manifest.ts";
 import { Grants } from "../host/host-tools.ts";
 import { IN_ROUTER } from "../host/shipped-manifests.ts";
@@ -42,8 +42,6 @@ const DRAIN_MS = 30_000;
 /** How long the start of a worker waits for what the router knows of its texts. */
 const REPLACED_MS = 1000;
 const LABEL_BYTES = 16;
-/** Of each ring: the longest request, with its length in front, has to fit. */
-const CAPACITY = 2 * limit("hostMessageBytes");
 /** Between two attempts to give a worker its channel. */
 const AGAIN_MS = 1000;
 /** The same where another one of it came meanwhile. */
@@ -155,7 +153,7 @@ export class HostCalls implements Disposable {
     await client.call(announce, [label, what()], null, { timeout: ROUTER_MS });
     const { join: joinWorkers } = await import("../plane/meet.ts");
     const router = this.#deps.registry().get(ROUTER);
-    return await joinWorkers(placeOf(router), label, placeOf(worker), use, CAPACITY, ROUTER_MS);
+    return await joinWorkers(placeOf(router), label, placeOf(worker), use, HOST_RING_BYTES, ROUTER_MS);
   }
 
   #later(ms: number, act: () => void): void {
