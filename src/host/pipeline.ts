@@ -256,7 +256,7 @@ function payload(call: Call, host: Host): Refusal | undefined {
   }
   // A refused request has cost a token as any other, so that nobody tries arguments faster than the rate.
   const { isGranted, rate } = call.of.grants.of(tool);
-  if (isGranted && rate !== undefined) host.buckets.take(call.session, tool.manifest.name, rate);
+  if (isGranted && rate !== undefined) host.buckets.take(call.worker, tool.manifest.name, rate);
   const { wrong, field } = checked;
   const where = field === "" ? "" : ` at ${quote(field)}`;
   return new Refusal("VALIDATION_FAILED", `the arguments of ${tool.manifest.name} are wrong${where}: ${wrong}`, {
@@ -269,7 +269,7 @@ function authorise(call: Call, host: Host): Refusal | undefined {
   const { name } = tool.manifest;
   const { isGranted, rate } = call.of.grants.of(tool);
   if (!isGranted) return new Refusal("UNAUTHORIZED", `the policy of ${call.worker} does not grant ${name}: ${LISTED}`);
-  const retryAfter = rate === undefined ? 0 : host.buckets.take(call.session, name, rate);
+  const retryAfter = rate === undefined ? 0 : host.buckets.take(call.worker, name, rate);
   if (retryAfter === 0) return undefined;
   return new Refusal("RATE_LIMITED", `too many calls of ${name}, the next one in ${retryAfter} s`, { retryAfter });
 }

@@ -258,7 +258,7 @@ test("what happens to the daemon is nothing to a call, and the next one knows it
   });
 });
 
-test("the death of a router refills no rate", async () => {
+test("neither the death of a router nor a new run of the worker refills a rate", async () => {
   const policy = { version: 1, extends: "analysis", host: { tools: ["echo.*"], rate: { "echo.echo": "3/d" } } };
   await startAsker(home, "limited", { policy: JSON.stringify(policy), tools: [] });
   for (let count = 0; count < 3; count++)
@@ -268,9 +268,12 @@ test("the death of a router refills no rate", async () => {
   await waitUntil(() => {
     using journal = new Database(join(home.paths.dataDir, "router/journal.sqlite"), { readonly: true });
     const row = journal.query<{ value: string }, []>("SELECT value FROM kept WHERE name = 'buckets'").get();
-    const saved = JSON.parse(row?.value ?? "[]") as { session: string; tokens: number }[];
-    return saved.some(({ session, tokens }) => session === "limited.1" && tokens < 1);
+    const saved = JSON.parse(row?.value ?? "[]") as { worker: string; tokens: number }[];
+    return saved.some(({ worker, tokens }) => worker === "limited" && tokens < 1);
   }, "it is written down");
   process.kill((await ipc.status("host-router")).pid!, "SIGKILL");
   expect(await ask("limited", "echo.echo", { value: 4 })).toMatchObject(limited);
+  await ipc.restart("limited");
+  expect(await ask("limited", "core.get_session_info", {})).toHaveProperty("result.session", "limited.2");
+  expect(await ask("limited", "echo.echo", { value: 5 })).toMatchObject(limited);
 });

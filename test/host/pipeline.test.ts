@@ -311,12 +311,13 @@ test("keys are spelled by the schema only where the transport says so, and what 
   expect((await call("echo.echo", {}, "c3", camel)).error?.code).toBe("RATE_LIMITED");
 });
 
-test("a rate belongs to the session and the tool, and time gives it back", async () => {
+test("a rate belongs to the worker and the tool whatever run it is, and time gives it back", async () => {
   const { call, clock, open } = setUp();
   const list = (over?: HostChannel) => call("files.list", {}, "c", over);
   expect(codesOf([await list(), await list(), await list()])).toEqual([undefined, undefined, "RATE_LIMITED"]);
-  expect(codesOf([await call("echo.echo"), await list(open({ id: "s2" })), await list(open())])).toEqual([
-    ...[undefined, undefined, "RATE_LIMITED"],
+  const [run, other] = [open({ id: "s2" }), open({ id: "s3", worker: "other" })];
+  expect(codesOf([await call("echo.echo"), await list(other), await list(open()), await list(run)])).toEqual([
+    ...[undefined, undefined, "RATE_LIMITED", "RATE_LIMITED"],
   ]);
   clock.ms += 30_001;
   expect(codesOf([await list(), await list()])).toEqual([undefined, "RATE_LIMITED"]);
