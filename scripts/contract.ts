@@ -54,6 +54,7 @@ const PARTS: readonly Part[] = [
     says: "What a runtime sends where it meets the shim.",
     isForPython: true,
   },
+  { name: "*_FD", numbers: shim.SHIM_FD, says: "Descriptors that its starter opens for the shim." },
   { name: "*_FD", numbers: shim.WORKER_FD, says: "Descriptors of the worker.", isForPython: true },
   { name: "COMMAND_PROTOCOL", numbers: shim.COMMAND_PROTOCOL, says: "Of a socket by which a program asks the host." },
   { name: "CHANNEL_FDS", numbers: shim.CHANNEL_FDS, says: "Descriptors that come with OPEN." },

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+7be31fb8"
+EDITION = "0.1.0+1f9c28d7"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.

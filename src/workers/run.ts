@@ -2,6 +2,8 @@
  * One run of a worker, from its specification to its end: the link to its shim, what the shim reported, what was
  * requested, its deadlines and monitors. The next run is a new object.
  */
+import { existsSync, rmSync } from "node:fs";
+import { join } from "node:path";
 import { SHIM_EXIT } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { atMost, sleep } from "../base/patience.ts";
@@ -11,7 +13,7 @@ import { endByForce, FORCE_WAIT_MS, killLeftovers, killWorker } from "../shim/le
 import { isLockFree } from "../shim/liveness.ts";
 import { readExitRecord, readRunRecord } from "../shim/records.ts";
 import { noRoom } from "./reserve.ts";
-import { ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "../shim/link.ts";
+import { ShimLink, spawnShim, writeSpec, type CallCounts, type ShimListener, type ShimState } from "../shim/link.ts";
 import type { Spec } from "../shim/spec.ts";
 import type { Guarded } from "../sandbox/guarded.ts";
 import { SIGTERM } from "../../contract/linux.ts";
@@ -75,6 +77,8 @@ export class Run {
   watched: ReadonlyMap<string, Guarded> = new Map();
   /** A user requested it and gets the error: there is no other attempt if it cannot be executed. */
   isAskedFor = false;
+  /** Its owner may start its shim now, or has. */
+  isExpected = false;
   /** It is older than this daemon. */
   isFound = false;
   live: ShimState | undefined;
@@ -149,6 +153,35 @@ export class Run {
       if (this.#stopRequest) return this.#end(failedLaunch(this.number, this.#facts.nowMs()));
       if (performance.now() > deadline) await this.#giveUpLaunch();
       await sleep(pauseMs); // The previous shim is about to end, and still holds the lock.
+    }
+  }
+
+  /**
+   * Its owner spawns the shim, which finds the specification. The result is a link, an ending, or an error: also if
+   * that takes longer than this.
+   */
+  async expect(spec: Spec, withinMs: number): Promise<void> {
+    const { dir } = this.#facts;
+    this.#facts.withRoom(() => writeSpec(dir, spec));
+    this.isExpected = true;
+    this.#listener.onChanged();
+    const deadline = performance.now() + withinMs;
+    for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 20)) {
+      const link = await this.#open();
+      if (this.#isOver) return link?.release();
+      if (link) return this.#attach(link);
+      // A shim has the lock before it takes the specification.
+      const isTaken = !existsSync(join(dir, "spec"));
+      const isFree = isLockFree(dir);
+      const isLate = performance.now() > deadline;
+      if (isTaken && isFree) return this.#onGone();
+      if (isTaken && performance.now() > deadline + LAUNCH_MS) await this.#giveUpLaunch();
+      if (!isTaken && isFree && (isLate || this.#stopRequest)) {
+        rmSync(join(dir, "spec"), { force: true });
+        if (this.#stopRequest) return this.#end(failedLaunch(this.number, this.#facts.nowMs()));
+        throw new IpcError("START_FAILED", `its owner has not started it within ${withinMs / 1000} s`);
+      }
+      await sleep(pauseMs); // Nothing tells that its shim listens, or has ended.
     }
   }
 

@@ -63,6 +63,7 @@ function statusWith(worker: Worker, sources: Sources, usage: Usage | undefined):
     group: config.group,
     kind: config.kind,
     life: config.life,
+    stdio: config.stdio,
     owner: config.owner === null ? null : `process:${config.owner}`,
     policy: policyTitle(worker.policy),
     denied: worker.denied,

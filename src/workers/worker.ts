@@ -5,6 +5,7 @@
 import { appendFileSync, existsSync, mkdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError, never } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
 import { removeTree } from "../base/remove.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
@@ -151,6 +152,10 @@ export class Worker {
   }
   get live(): ShimState | undefined {
     return this.#run?.live;
+  }
+  /** Its owner may start its shim now, or has. */
+  get isExpected(): boolean {
+    return this.#run?.isExpected ?? false;
   }
   get isReady(): boolean {
     return this.#run?.isReady ?? false;
@@ -538,7 +543,8 @@ export class Worker {
       const spec = await this.#setup.specify(run);
       if (this.#run !== run) return;
       this.#writeDefinition();
-      await run.launch(this.#deps.shimBinary, spec);
+      if (this.config.stdio === null) await run.launch(this.#deps.shimBinary, spec);
+      else await run.expect(spec, limit("claimMs"));
     } catch (error) {
       if (this.#run !== run) return;
       const failure = IpcError.from(isNoRoom(error) ? noRoom(this.dir, error) : error);

@@ -111,7 +111,7 @@ export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly n
   "native/shim/clients.c": [[16], "bytes of two numbers"],
   "native/shim/confine.c": [[16, 24, 16_384, 32_768], "sizes of Landlock's structure by its version; rights to files"],
   "native/shim/denials.c": [[32], "the first character that is printed"],
-  "native/shim/foreground.c": [[128], "what a shell adds to the number of a signal"],
+  "native/shim/caller.c": [[128], "what a shell adds to the number of a signal"],
   "native/shim/ipc.h": [[16], "kinds of denials that are kept"],
   "native/shim/isolate.c": [[16, 4096, 65_536, 1_048_576], "sizes and files of small mounts; a flag of the kernel"],
   "native/shim/log.c": [[29, 32, 64], "an offset in a record; sizes of buffers"],
