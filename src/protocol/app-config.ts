@@ -9,7 +9,7 @@ import { limit } from "../base/limits.ts";
 import { RESTART_POLICIES, type RestartPolicy } from "../base/restart-policies.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { TRANSPORTS } from "../base/transports.ts";
-import { parseDurationMs, parseSizeBytes, requireMemory } from "../base/units.ts";
+import { formatUptime, parseDurationMs, parseSizeBytes, requireMemory } from "../base/units.ts";
 import { findDuplicateKey } from "./json-keys.ts";
 import { KIND_NAMES, kindOfOld, LIVES } from "./kinds.ts";
 
@@ -36,7 +36,7 @@ const durationUpTo = (maxMs: number) =>
       z.string().transform(wrapped((text) => parseDurationMs(text, "duration"))),
       serdeDuration,
     ])
-    .pipe(z.number().max(maxMs))
+    .pipe(z.number().max(maxMs, `must be at most ${formatUptime(maxMs / 1000)}`))
     .meta({ description: 'a duration: "10s", {"secs":10,"nanos":0}, or milliseconds' });
 const durationMs = durationUpTo(limit("restartDelayMs"));
 

@@ -276,7 +276,7 @@ test("a person calls, verifies and reloads it by commands", async () => {
     [["trial.none"], 4, "\nsee: ipcctl plugin list\n"],
     [["trial.whoamI2"], 4, 'there is no tool "trial.whoamI2": did you mean trial.whoami?'],
     [["trial.whoami", '{"more":1}'], 2, "VALIDATION_FAILED"],
-    [["trial.whoami", "[]"], 2, "are not an object"],
+    [["trial.whoami", "[]"], 2, "are not an object\n  the names and types of its arguments: ipcctl types --tools"],
     [["trial.crash"], 1, "PLUGIN_ERROR"],
   ];
   for (const [args, status, says] of cases) {

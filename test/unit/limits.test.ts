@@ -556,3 +556,8 @@ test("pipeNameBytes: a name as long as the limit is asked for, and a longer one 
   expect(await refusal(LIMITS.pipeNameBytes.value)).not.toContain("a name has at most");
   expect(await refusal(LIMITS.pipeNameBytes.value + 1)).toContain(`at most ${LIMITS.pipeNameBytes.value} bytes`);
 });
+
+test("a time that is too long is told in the units in which people write it", () => {
+  const tooLong = { name: "a", command: "true", approval_timeout: "15m" };
+  expect(() => parseAppConfig(JSON.stringify(tooLong), "/")).toThrow("approval_timeout: must be at most 5m 0s");
+});
