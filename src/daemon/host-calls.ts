@@ -386,7 +386,7 @@ export class HostCalls implements Disposable {
     // What takes longer is ended anyhow.
     const drainMs = Math.max(DRAIN_MS, ...tools.map(({ timeout_s }) => timeout_s * 1000));
     await this.#held(name, drainMs, async () => {
-      if (some()) await this.#plugins.kill(name);
+      if (some()) await this.#plugins.end(name);
     });
   }
 

@@ -144,7 +144,7 @@ export class Plugins {
     try {
       if (accepted !== undefined) this.#put(name, { ...accepted.next, name });
       else await this.#readAnew(name);
-      await this.#endAll(name, undefined, SHUTDOWN_MS);
+      await this.end(name);
       if (before !== undefined && this.spec(name) !== undefined) await this.start(name);
       accepted?.commit();
     } catch (error) {
@@ -227,6 +227,11 @@ export class Plugins {
   /** At once: what it was asked it must not go on with. @param asker undefined for the processes of all groups */
   kill(name: string, asker?: string | null): Promise<void> {
     return this.#endAll(name, asker, 0);
+  }
+
+  /** All its processes, each of which has time for its shutdown. */
+  end(name: string): Promise<void> {
+    return this.#endAll(name, undefined, SHUTDOWN_MS);
   }
 
   async #endAll(name: string, asker: string | null | undefined, graceMs: number): Promise<void> {

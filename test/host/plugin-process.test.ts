@@ -492,6 +492,7 @@ def start(config, credentials, data):
 `,
   };
   const names = ["told_typescript", "told_python"] as const;
+  using connection = await home.connect();
   for (const [language, text] of Object.entries(handlers)) {
     const folder = join(home.paths.config, `../plugins/told_${language}`);
     mkdirSync(folder, { recursive: true });
@@ -511,15 +512,18 @@ def start(config, credentials, data):
     const second = await pidOf(name);
     expect((await home.cli("stop", `plugin-${name}`)).status).toBe(0);
     expect([existsSync(`/proc/${second}`), seen(name)]).toEqual([false, [2, 2]]);
+    const third = await pidOf(name);
+    await connection.addCredential(`${name}/token`, SECRET);
+    expect([existsSync(`/proc/${third}`), seen(name)]).toEqual([false, [3, 3]]);
     // One that hangs there holds nobody up.
     await pidOf(name);
     const [hang, begun] = [join(home.paths.dataDir, name, "hang"), performance.now()];
     writeFileSync(hang, "");
     await ipc.reloadPlugin(name);
     expect([performance.now() - begun > 1500, performance.now() - begun < 8000]).toEqual([true, true]);
-    expect([seen(name), await ipc.callTool(`${name}.pid`)]).toMatchObject([[3, 2], { result: expect.any(Number) }]);
+    expect([seen(name), await ipc.callTool(`${name}.pid`)]).toMatchObject([[4, 3], { result: expect.any(Number) }]);
     rmSync(hang);
   }
   expect((await home.cli("daemon", "stop")).status).toBe(0); // with its workers
-  for (const name of names) expect([name, seen(name)]).toEqual([name, [4, 3]]);
+  for (const name of names) expect([name, seen(name)]).toEqual([name, [5, 4]]);
 });
