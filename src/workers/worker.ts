@@ -604,7 +604,10 @@ export class Worker {
     const hasRun = ending.kind !== "exec";
     const wasStopping = this.#state === "stopping" || this.#state === "restarting";
     this.#run = undefined;
-    if (!hasRun && !wasStopping)
+    // Whoever waits for its start hears that it came to nothing, also where its shim was killed before it was ready.
+    const isLost = ending.kind === "lost" && this.#state === "starting" && run?.isAskedFor === true;
+    if (ending.pid !== null) this.#lastPid = ending.pid; // of one that was too short to be heard of
+    if ((!hasRun || isLost) && !wasStopping)
       this.#launchFailure = failure ?? launchError(ending, run?.executable ?? this.id, this.config.command === null);
     if (run && hasRun) auditMade(this.#deps.audit, this.id, allNewlyGuarded(run.watched));
     if (hasRun && !wasStopping && ending.kind === "exit" && ending.status !== 0)
@@ -613,7 +616,7 @@ export class Worker {
       );
     if (hasRun) this.#emit({ type: "process_exited", exit_code: ending.kind === "exit" ? ending.status : null });
     if (wasStopping) return this.#finishStopped(run, ending);
-    const verdict = this.#judge(run, ending);
+    const verdict = this.#judge(run, ending, isLost);
     const reason =
       run?.failure ?? (hasRun ? null : this.#launchFailure?.message) ?? describeEnding(ending, this.policyLimits);
     switch (verdict.event) {
@@ -661,8 +664,8 @@ export class Worker {
   }
 
   /** If a user asked for a start that fails, the user is told and tries again: nothing is announced separately. */
-  #judge(run: Run | undefined, ending: Ending): Verdict | { readonly event: "failed" } {
-    if (run?.isAskedFor === true && ending.kind === "exec") return { event: "failed" };
+  #judge(run: Run | undefined, ending: Ending, isLost: boolean): Verdict | { readonly event: "failed" } {
+    if (isLost || (run?.isAskedFor === true && ending.kind === "exec")) return { event: "failed" };
     const { restart_policy, backoff } = this.config;
     return decide(restart_policy, backoff, ending, this.#row.attempts, this.#deps.random());
   }
