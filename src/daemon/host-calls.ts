@@ -108,7 +108,7 @@ export class HostCalls implements Disposable {
   /** So that it can ask persons, also where calls wait that it took while no daemon was there. */
   #attend(): void {
     if (this.#isDisposed || this.#deps.registry().find(ROUTER)?.isAttached !== true) return;
-    this.#reachRouter().catch(() => this.#later(AGAIN_MS, () => this.#attend()));
+    this.#reachRouter().catch(() => undefined); // it is tried again
   }
 
   async #connect(worker: Worker): Promise<void> {
@@ -167,20 +167,24 @@ export class HostCalls implements Disposable {
   }
 
   #reachRouter(): Promise<CallClient> {
-    this.#router ??= this.#openRouter().catch((error: unknown) => {
-      this.#router = undefined;
-      throw error;
-    });
-    return this.#router;
+    if (this.#router !== undefined) return this.#router;
+    const opening: Promise<CallClient> = this.#openRouter(() => this.#lose(opening));
+    opening.catch(() => this.#lose(opening));
+    this.#router = opening;
+    return opening;
   }
 
-  #onLost(): void {
+  /** It has ended, or was not to be opened. */
+  #lose(router: Promise<CallClient>): void {
+    if (this.#router !== router) return; // another one has taken its place
     this.#router = undefined;
     this.#later(AGAIN_MS, () => this.#attend());
   }
 
-  async #openRouter(): Promise<CallClient> {
-    const { registry, logger, approvals } = this.#deps;
+  /** @param onLost once it is open */
+  async #openRouter(onLost: () => void): Promise<CallClient> {
+    const { registry, approvals } = this.#deps;
+    let isOpen = false;
     if (registry().find(ROUTER)?.isAttached !== true) await registry().start(this.#definition());
     // What the router asks of us. A plugin that cannot be started is told to whoever called it.
     const bound = new Map<string, Lent>([
@@ -189,8 +193,22 @@ export class HostCalls implements Disposable {
       ["approve", async (asked: unknown) => (await approvals()).ask(asked)],
       ["over", async (id: string, end: End) => (await approvals()).over(id, end)],
     ]);
-    const client = await this.#open(registry().get(ROUTER), bound);
-    await answersSoon(registry().get(ROUTER));
+    const client = await this.#open(registry().get(ROUTER), bound, () => isOpen && onLost());
+    try {
+      await answersSoon(registry().get(ROUTER));
+      await this.#introduce(client);
+      if (!client.isOpen) throw new IpcError("CONNECTION_LOST", `${ROUTER} ended as it was told of this daemon`);
+      isOpen = true;
+      return client;
+    } catch (error) {
+      client[Symbol.dispose](); // the next one is another channel
+      throw error;
+    }
+  }
+
+  /** Tells the router what it has to know of this daemon, and hears what waits for it. @throws if it does not answer */
+  async #introduce(client: CallClient): Promise<void> {
+    const { logger, approvals } = this.#deps;
     const waiting = await client.call<string[]>("waiting", [], null, { timeout: ROUTER_MS });
     // Without what is stored nobody can be asked, and everything else works.
     await approvals()
@@ -206,7 +224,6 @@ export class HostCalls implements Disposable {
     } catch (error) {
       cannotLoad(error as Error);
     }
-    return client;
   }
 
   async #startPlugin(name: string, group: string | null): Promise<void> {
@@ -352,7 +369,8 @@ export class HostCalls implements Disposable {
     const going = this.#deps
       .registry()
       .everyWorker.filter(({ config, row }) => config.transport === "http" && row.run !== row.doneRun);
-    await router.call("leaveAllBut", [going.map((worker) => sessionOf(worker, worker.row.run))]);
+    const sessions = going.map((worker) => sessionOf(worker, worker.row.run));
+    await router.call("leaveAllBut", [sessions], null, { timeout: ROUTER_MS });
   }
 
   /**
@@ -445,7 +463,7 @@ export class HostCalls implements Disposable {
   }
 
   /** A channel of ours to a program of ours, once it listens. */
-  async #open(worker: Worker, bound?: ReadonlyMap<string, Lent>): Promise<CallClient> {
+  async #open(worker: Worker, bound?: ReadonlyMap<string, Lent>, onClose?: () => void): Promise<CallClient> {
     if (!worker.isAttached) await this.#listens(worker.id);
     const [{ ChannelTransport }, { CallClient: Client }, { Channel }] = await Promise.all([
       import("../calls/channel-transport.ts"),
@@ -454,9 +472,10 @@ export class HostCalls implements Disposable {
     ]);
     const { name, shimSocket } = placeOf(worker);
     const transport = await ChannelTransport.open((listener) => Channel.open(shimSocket, name, ROUTER_MS, listener));
-    const client = new Client(transport, { name, ...(bound && { bound, onClose: () => this.#onLost() }) });
-    await client.hello;
-    return client;
+    const client = new Client(transport, { name, ...(bound && { bound }), ...(onClose && { onClose }) });
+    if ((await atMost(ROUTER_MS, client.hello)) !== undefined) return client;
+    client[Symbol.dispose]();
+    throw new IpcError("DEADLINE", `${name} has not said within ${ROUTER_MS / 1000} s that it serves`);
   }
 
   /** @throws IpcError DEADLINE */
