@@ -178,6 +178,7 @@ class Serving:
             time.sleep(timeout)  # the serving thread closes it
         elif is_host(data):
             self._admit(data, fds)
+            self.wake()  # it may wait for this channel as well
         else:
             self._met.append((data, fds))
             self.wake()

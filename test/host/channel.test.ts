@@ -156,6 +156,29 @@ test("threads ask also where the main thread waits for them before there is a ch
   }
 });
 
+test("threads that ask first, all at once, have the channel as soon as one of them has taken it", async () => {
+  const folder = join(home.dir, "together");
+  mkdirSync(folder);
+  const script = join(folder, "first.py");
+  writeFileSync(
+    script,
+    `import threading, time
+from ipcctl import host
+began = time.monotonic()
+some = [threading.Thread(target=host.call, args=("echo.echo", {"value": 1})) for _ in range(8)]
+for one in some: one.start()
+for one in some: one.join()
+print("ended" if time.monotonic() - began < 15 else "late")
+`,
+  );
+  const names = Array.from({ length: 6 }, (_, at) => `together-${at}`);
+  const more = { policy: "analysis", tools: ["echo.*"], restart_policy: "no", cwd: folder };
+  for (const name of names) await home.start(name, script, more);
+  const printed = async (name: string): Promise<string> => (await home.cli("logs", name)).stdout;
+  for (const name of names)
+    await waitUntil(async () => (await printed(name)) === "ended\n", `${name} has ended in time`);
+});
+
 test("a forked process has no channel of its own", async () => {
   await startAsker(home, "forking", {
     policy: JSON.stringify({ version: 1, extends: "analysis", process: { fork: true } }),
