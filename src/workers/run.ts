@@ -11,6 +11,7 @@ import type { Enforced } from "../shim/cgroup.ts";
 import { failedLaunch, fromExitRecord, lostRun, type Ending } from "../shim/ending.ts";
 import { endByForce, FORCE_WAIT_MS, killLeftovers, killWorker } from "../shim/leftovers.ts";
 import { isLockFree } from "../shim/liveness.ts";
+import { readProcess } from "../shim/proc.ts";
 import { readExitRecord, readRunRecord } from "../shim/records.ts";
 import { noRoom } from "./reserve.ts";
 import { ShimLink, spawnShim, writeSpec, type CallCounts, type ShimListener, type ShimState } from "../shim/link.ts";
@@ -55,6 +56,13 @@ export type RunMonitor = Disposable & {
   /** A runtime of the worker listens now: channels can be opened. */
   readonly onAttached?: () => void;
 };
+
+/** Undefined for a process that has ended. Null for one that we cannot see: nobody, or of another PID namespace. */
+function startOf(pid: number | null): number | null | undefined {
+  if (pid === null || pid === 0) return null;
+  const found = readProcess(pid);
+  return found === undefined || found.state === "Z" ? undefined : found.startTime;
+}
 
 type StopRequest = { readonly killAtMs: number; readonly signal: number };
 
@@ -158,12 +166,14 @@ export class Run {
 
   /**
    * Its owner spawns the shim, which finds the specification. The result is a link, an ending, or an error: also if
-   * that takes longer than this.
+   * that takes longer than this. A run whose owner is gone before is over as if somebody had stopped it.
    */
-  async expect(spec: Spec, withinMs: number): Promise<void> {
-    const { dir } = this.#facts;
+  async expect(spec: Spec, owner: number | null, withinMs: number): Promise<void> {
+    const { dir, nowMs } = this.#facts;
+    const began = startOf(owner);
     this.#facts.withRoom(() => writeSpec(dir, spec));
     this.isExpected = true;
+    this.isAskedFor = false; // from now on its owner sees by itself how it ends
     this.#listener.onChanged();
     const deadline = performance.now() + withinMs;
     for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 20)) {
@@ -174,11 +184,13 @@ export class Run {
       const isTaken = !existsSync(join(dir, "spec"));
       const isFree = isLockFree(dir);
       const isLate = performance.now() > deadline;
+      const isGone = began === undefined || startOf(owner) !== began;
       if (isTaken && isFree) return this.#onGone();
       if (isTaken && performance.now() > deadline + LAUNCH_MS) await this.#giveUpLaunch();
-      if (!isTaken && isFree && (isLate || this.#stopRequest)) {
+      if (!isTaken && isFree && (isLate || isGone || this.#stopRequest)) {
         rmSync(join(dir, "spec"), { force: true });
-        if (this.#stopRequest) return this.#end(failedLaunch(this.number, this.#facts.nowMs()));
+        if (isGone || this.#stopRequest)
+          return this.#end({ ...failedLaunch(this.number, nowMs()), stop_requested: true });
         throw new IpcError("START_FAILED", `its owner has not started it within ${withinMs / 1000} s`);
       }
       await sleep(pauseMs); // Nothing tells that its shim listens, or has ended.

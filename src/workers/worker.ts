@@ -544,7 +544,7 @@ export class Worker {
       if (this.#run !== run) return;
       this.#writeDefinition();
       if (this.config.stdio === null) await run.launch(this.#deps.shimBinary, spec);
-      else await run.expect(spec, limit("claimMs"));
+      else await run.expect(spec, this.config.owner, limit("claimMs"));
     } catch (error) {
       if (this.#run !== run) return;
       const failure = IpcError.from(isNoRoom(error) ? noRoom(this.dir, error) : error);

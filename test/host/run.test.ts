@@ -269,6 +269,27 @@ describe("kill -9", () => {
     });
   });
 
+  test("of the command line at any moment leaves nothing", async () => {
+    script("waits.py", WAITS);
+    const { workersDir } = home.paths;
+    const own = (name = "moment"): string[] => readdirSync(workersDir).filter((one) => one.startsWith(`${name}-`));
+    /** In this order, and each is there for a while only. */
+    const moments = [[""], ["spec", "sock"], ["sock"]];
+    await Promise.all(
+      Array.from({ length: 12 }, async (_, index) => {
+        const name = `moment-${index}`;
+        const child = spawn(["waits.py", "--name", name]);
+        const files = moments[index % moments.length]!;
+        const isThere = (folder: string): boolean => files.some((file) => existsSync(join(workersDir, folder, file)));
+        await waitUntil(() => own(name).some(isThere), `${name} has begun`);
+        child.kill("SIGKILL");
+        await child.exited;
+      }),
+    );
+    await waitUntil(() => own().length === 0, "no folder of them is left", 20_000);
+    await waitUntil(async () => (await find("moment")) === undefined, "none is known");
+  });
+
   test("of the command line before it has started its shim", async () => {
     using connection = await home.connect();
     const { name } = await connection.startApp({
@@ -293,7 +314,7 @@ test("claimMs: a shim that nobody starts within this time is not waited for", as
   await waitUntil(async () => (await connection.status(name)).state !== "Starting", "it has failed", 60_000);
   expect(performance.now() - begin).toBeGreaterThanOrEqual(limit("claimMs") - 100);
   expect(await connection.status(name)).toMatchObject({
-    state: "Crashed",
+    state: "Stopped",
     reason: expect.stringContaining("its owner"),
   });
   expect(existsSync(join(home.paths.workersDir, name, "spec"))).toBe(false);
