@@ -38,7 +38,7 @@ type Found = {
 const SETTLED_MS = 1000;
 
 type Known = ReadonlyMap<string, { readonly stamp: string; readonly hash: string }>;
-/** Of folders that were hashed before, the latest last: each start of a worker that asks plugins looks at all of them. */
+/** Of folders that were hashed before, the latest last: each start of a worker with tools looks at all of them. */
 const known = new Map<string, Known>();
 /** Of each plugin its folder and the accepted copy. */
 const KNOWN_MOST = 2 * limit("plugins");
