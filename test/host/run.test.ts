@@ -3,7 +3,17 @@
  * whoever of them is killed, nothing is left.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { limit } from "../../src/base/limits.ts";
 import { parseAppConfig } from "../../src/protocol/app-config.ts";
@@ -77,6 +87,18 @@ async function until(child: Bun.Subprocess<Stdin, "pipe", "pipe">, text: string)
     seen += Buffer.from(value).toString();
   }
   reader.releaseLock();
+}
+
+/** Connected to a daemon that has been stopped. */
+function waitsForAnswer(pid: number): boolean {
+  const sockets = readdirSync(`/proc/${pid}/fd`).filter((fd) => {
+    try {
+      return readlinkSync(`/proc/${pid}/fd/${fd}`).startsWith("socket:");
+    } catch {
+      return false; // closed meanwhile
+    }
+  });
+  return sockets.length > 0 && readFileSync(`/proc/${pid}/wchan`, "utf8").includes("poll");
 }
 
 const isGone = (pid: number | null): Promise<void> => waitUntil(() => !isAlive(pid!), `${pid} is gone`);
@@ -302,6 +324,29 @@ describe("kill -9", () => {
     await connection.stop(name);
     await waitUntil(() => !existsSync(spec), "nobody can start it any more");
     await waitUntil(async () => (await find("never")) === undefined, "it is forgotten");
+  });
+});
+
+test("a slow daemon is waited for, and one that stops behind its answer keeps nothing from its end", async () => {
+  await withDaemon(async (other) => {
+    const pid = await other.daemonPid();
+    const text = "import sys; from ipcctl import host; sys.stdin.read(); sys.exit(host.echo.echo(value=6)['value'])";
+    process.kill(pid, "SIGSTOP");
+    const child = spawn<"pipe">(["--name", "slow", "-c", text], { stdin: "pipe", of: other });
+    await waitUntil(() => waitsForAnswer(child.pid), "it waits for an answer");
+    process.kill(pid, "SIGCONT");
+    await waitUntil(async () => (await find("slow", other))?.state === "Running", "it runs");
+    await child.stdin.end();
+    expect(await child.exited).toBe(6);
+
+    const late = spawn<"pipe">(["-c", "import sys; sys.exit(len(sys.stdin.read()))"], { stdin: "pipe", of: other });
+    await waitUntil(async () => (await find("run", other))?.state === "Running", "the other one runs");
+    process.kill(pid, "SIGSTOP");
+    void late.stdin.write("four");
+    await late.stdin.end();
+    expect(await late.exited).toBe(4);
+    process.kill(pid, "SIGCONT");
+    await waitUntil(async () => (await find("run", other))?.last_exit_code === 4, "the daemon has heard of it");
   });
 });
 
