@@ -76,10 +76,12 @@ export async function tellEnd(context: Context, ran: Ran): Promise<void> {
       `the program was ended because it used ${cpuSeconds} s of processor time, limits.cpuSeconds of the policy ${plan.policy.name}`,
     );
   // A person at a terminal may not know of policies; a program that calls us wants only the worker's own output.
-  if (status !== 0 && !isTold && !ran.isChosen && wanted.app.command === null && isTerminal(2))
+  if (status !== 0 && !isTold && !ran.isChosen && wanted.app.command === null && isTerminal(2)) {
+    const all = plan.policy.host.tools.length > 0 ? "" : ", --policy trusted grants all"; // which would show too much
     context.note(
-      `the program ran under the policy ${CODE_POLICY}; --allow-read PATH, --allow-write PATH and --allow-net=HOST:PORT grant more, --policy trusted grants all`,
+      `the program ran under the policy ${CODE_POLICY}; --allow-read PATH, --allow-write PATH and --allow-net=HOST:PORT grant more${all}`,
     );
+  }
 }
 
 /** False if nothing was denied. */

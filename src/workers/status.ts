@@ -45,7 +45,7 @@ function statusWith(worker: Worker, sources: Sources, usage: Usage | undefined):
     pid: live?.pid ?? null,
     restarts: row.restarts,
     auto_start: config.auto_start,
-    command: config.command ?? config.script ?? "",
+    command: config.command ?? config.script ?? "-c",
     args: maskArgs(config.args),
     cwd: config.cwd,
     restart_policy: POLICY_WORDS[config.restart_policy],

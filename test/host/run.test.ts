@@ -15,9 +15,12 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { limit } from "../../src/base/limits.ts";
+import { SIGTERM } from "../../contract/linux.ts";
+import { SHIM_BINARY } from "../../src/base/install.ts";
 import { parseAppConfig } from "../../src/protocol/app-config.ts";
 import type { WorkerStatus } from "../../src/protocol/status.ts";
+import type { Ending } from "../../src/shim/ending.ts";
+import { Run } from "../../src/workers/run.ts";
 import { type CliResult, Home, isAlive, outcomeOf, ROOT, waitUntil, withDaemon, within } from "../home.ts";
 import { recordsOf } from "./asking.ts";
 import { listen } from "./listener.ts";
@@ -350,20 +353,44 @@ test("a slow daemon is waited for, and one that stops behind its answer keeps no
   });
 });
 
-test("claimMs: a shim that nobody starts within this time is not waited for", async () => {
-  using connection = await home.connect();
-  const begin = performance.now();
-  const { name } = await connection.startApp({
-    ...{ name: "late", code: "print(1)", life: "ephemeral", stdio: "caller", policy: "strict", cwd: folderOf(home) },
+describe("a run that waits for its shim", () => {
+  const facts = { finishMs: 1000, nowMs: Date.now, withRoom: <T>(act: () => T) => act(), makeRoom: () => false };
+  const SPEC = { run: 1, argv: ["/bin/true"], env: {}, cwd: "/", stop: { graceMs: 0, signal: SIGTERM } };
+  const pending = (name: string): { run: Run; dir: string; spec: string; ended: Promise<Ending> } => {
+    const dir = join(home.dir, name);
+    mkdirSync(dir);
+    const { promise: ended, resolve: onEnd } = Promise.withResolvers<Ending>();
+    const nothing = (): void => undefined;
+    const listener = { onLink: nothing, onReady: nothing, onChanged: nothing, onRotated: nothing, onEnd };
+    return { run: new Run(1, { ...facts, dir, log: nothing }, listener), dir, spec: join(dir, "spec"), ended };
+  };
+
+  test("has failed when that does not come in time, and none can come any more", async () => {
+    const { run, spec } = pending("late");
+    const error = await run.expect(SPEC, process.pid, 50).catch((error: unknown) => error);
+    expect(error).toMatchObject({ code: "START_FAILED", message: "its owner has not started it within 0.05 s" });
+    expect(existsSync(spec)).toBe(false);
   });
-  await waitUntil(async () => (await connection.status(name)).state !== "Starting", "it has failed", 60_000);
-  expect(performance.now() - begin).toBeGreaterThanOrEqual(limit("claimMs") - 100);
-  expect(await connection.status(name)).toMatchObject({
-    state: "Stopped",
-    reason: expect.stringContaining("its owner"),
+
+  test("is over with its owner", async () => {
+    const { run, spec, ended } = pending("gone");
+    const owner = Bun.spawn(["sleep", "1000"]);
+    const expected = run.expect(SPEC, owner.pid, 60_000);
+    expect(existsSync(spec)).toBe(true);
+    owner.kill();
+    await expected;
+    expect(await ended).toMatchObject({ kind: "exec", stop_requested: true });
+    expect(existsSync(spec)).toBe(false);
   });
-  expect(existsSync(join(home.paths.workersDir, name, "spec"))).toBe(false);
-}, 90_000);
+
+  test("hears how one has ended that was too short to be reached", async () => {
+    const { run, dir, ended } = pending("short");
+    const expected = run.expect(SPEC, null, 60_000);
+    expect(Bun.spawnSync([SHIM_BINARY, dir]).exitCode).toBe(0); // before the run looks again
+    await expected;
+    expect(await ended).toMatchObject({ kind: "exit", status: 0 });
+  });
+});
 
 describe("by lines of its stdout", () => {
   const LINES = `import json, sys
