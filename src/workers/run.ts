@@ -180,15 +180,15 @@ export class Run {
       const link = await this.#open();
       if (this.#isOver) return link?.release();
       if (link) return this.#attach(link);
-      // A shim has the lock before it takes the specification.
+      // A shim has the lock before it takes the specification. To look at the lock earlier could cost it the lock.
       const isTaken = !existsSync(join(dir, "spec"));
-      const isFree = isLockFree(dir);
       const isLate = performance.now() > deadline;
       const isGone = began === undefined || startOf(owner) !== began;
-      if (isTaken && isFree) return this.#onGone();
+      if (isTaken && isLockFree(dir)) return this.#onGone();
       if (isTaken && performance.now() > deadline + LAUNCH_MS) await this.#giveUpLaunch();
-      if (!isTaken && isFree && (isLate || isGone || this.#stopRequest)) {
+      if (!isTaken && (isLate || isGone || this.#stopRequest)) {
         rmSync(join(dir, "spec"), { force: true });
+        if (!isLockFree(dir)) continue; // a shim that was quicker may have read it
         if (isGone || this.#stopRequest)
           return this.#end({ ...failedLaunch(this.number, nowMs()), stop_requested: true });
         throw new IpcError("START_FAILED", `its owner has not started it within ${withinMs / 1000} s`);

@@ -383,6 +383,23 @@ describe("a run that waits for its shim", () => {
     expect(existsSync(spec)).toBe(false);
   });
 
+  test("is not over while a shim that was quicker has the lock", async () => {
+    const { run, dir, spec, ended } = pending("quicker");
+    const holder = Bun.spawn(["flock", join(dir, "lock"), "cat"], { stdin: "pipe", stdout: "pipe" });
+    void holder.stdin.write("held\n");
+    await holder.stdout.getReader().read();
+    const owner = Bun.spawn(["true"]);
+    await owner.exited;
+    let isOver = false;
+    void ended.then(() => (isOver = true));
+    const expected = run.expect(SPEC, owner.pid, 60_000);
+    await waitUntil(() => !existsSync(spec), "nobody can start it any more");
+    expect(isOver).toBe(false);
+    await holder.stdin.end();
+    await expected;
+    expect(await ended).toMatchObject({ kind: "lost" });
+  });
+
   test("hears how one has ended that was too short to be reached", async () => {
     const { run, dir, ended } = pending("short");
     const expected = run.expect(SPEC, null, 60_000);
