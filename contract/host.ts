@@ -30,7 +30,7 @@ export const HOST_CODES = {
   AUDIT_BROKEN: {
     stage: "confirm",
     retriable: true,
-    says: "the audit cannot be written, so nothing of high risk runs",
+    says: "the audit cannot be written, so nothing of high risk runs; or it has no room, and nothing runs",
   },
   PLUGIN_TIMEOUT: { stage: "route", retriable: true, says: "an idempotent tool has not answered in time" },
   PLUGIN_UNAVAILABLE: { stage: "route", retriable: true, says: "the plugin does not run; nothing was carried out" },

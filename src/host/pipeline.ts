@@ -59,6 +59,8 @@ export type Host = {
   readonly record: (entry: AuditEntry) => boolean;
   /** The same for the result of a repeatable call of low risk: soon after the worker has it, and not before. */
   readonly recordSoon?: (entry: AuditEntry) => void;
+  /** Whether there is room for the record of another call. If not, it is refused without one. */
+  readonly mayRecord?: () => boolean;
   /** State of a plugin, for diagnostics. */
   readonly stateOf: (plugin: string) => string;
   /** When to call the tools of a plugin, or of what a program provides for this session. */
@@ -105,6 +107,8 @@ export class Call implements ToolRequest {
   isRouted = false;
   /** It gives up another one, which is the one that gets an answer. */
   isSilent = false;
+  /** Nothing of it was done, and the audit has no room to say so. */
+  isRecorded = true;
   /** As the worker sent it, for its answer; null if it could not be read. */
   sender: string | null = null;
   /** As they came: what is approved is their hash. */
@@ -211,9 +215,17 @@ export const STAGE_FUNCTIONS: Readonly<Record<Stage, StageOf>> = {
   route,
 };
 
-function construct(call: Call): Refusal | undefined {
+const FULL =
+  "the audit has no room until the daemon reads what is in it, so nothing is carried out: `ipcctl daemon status` says why";
+
+function construct(call: Call, host: Host): Refusal | undefined {
   const { request, refusal, correlation } = readRequest(call.bytes);
   call.sender = correlation;
+  const isCall = request?.topic !== CANCEL_TOPIC && request?.topic !== LET_GO_TOPIC;
+  if (isCall && host.mayRecord?.() === false) {
+    call.isRecorded = false;
+    return new Refusal("AUDIT_BROKEN", FULL);
+  }
   return refusal ?? call.channel.enter(call, request);
 }
 
@@ -603,6 +615,7 @@ export class HostChannel {
   }
 
   #record(call: Call, event: "tool" | "outcome", ended: Ended, found: readonly Found[]): void {
+    if (!call.isRecorded) return;
     const refusal = ended instanceof Refusal ? ended : undefined;
     // One literal and no spread of parts: it is made for each call.
     const entry: AuditEntry = {

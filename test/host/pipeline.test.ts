@@ -68,7 +68,13 @@ const SESSION = {
 const allow = (call: Call): Decision => ({ approved: sealOf(bindingOf(call, call.tool!)), uid: 7 });
 
 function setUp(
-  more: { route?: Handler; confirm?: Host["confirm"]; grants?: Grants; isAuditBroken?: boolean } = {},
+  more: {
+    route?: Handler;
+    confirm?: Host["confirm"];
+    grants?: Grants;
+    isAuditBroken?: boolean;
+    mayRecord?: () => boolean;
+  } = {},
   { HostChannel } = pipeline,
 ) {
   const clock = { ms: 1_700_000_000_000 };
@@ -89,6 +95,7 @@ function setUp(
       entries.push(entry);
       return more.isAuditBroken !== true;
     },
+    mayRecord: more.mayRecord ?? (() => true),
     stateOf: (plugin) => `${plugin} is ready`,
     now: () => clock.ms,
     newId: () => `id-${++count}`,
@@ -432,6 +439,19 @@ test("what is of high risk runs only after a yes that is in the audit", async ()
   const failing = setUp({ confirm: () => Promise.reject(new Error("the desk is gone")) });
   expect(codesOf([await failing.call("files.wipe")])).toEqual(["PLUGIN_ERROR"]);
   expect([...broken.routed, ...failing.routed].map(({ tool: one }) => one!.manifest.name)).toEqual(["echo.echo"]);
+});
+
+test("where the audit has no room, nothing is carried out or recorded, and the next call is once there is", async () => {
+  let hasRoom = false;
+  const { call, send, routed, entries } = setUp({ mayRecord: () => hasRoom });
+  const refused = await call("echo.echo");
+  expect(refused.error).toMatchObject({ code: "AUDIT_BROKEN", retriable: true });
+  expect(refused.error!.message).toContain("daemon status");
+  expect(codesOf([await call("secret.tell"), await send("no JSON")])).toEqual(["AUDIT_BROKEN", "AUDIT_BROKEN"]);
+  expect([routed.length, entries.length]).toEqual([0, 0]);
+  hasRoom = true;
+  expect(codesOf([await call("echo.echo")])).toEqual([undefined]);
+  expect([routed.length, entries.length]).toEqual([1, 1]);
 });
 
 test("a yes is for one request, one tool and one policy, and is looked at again where it is carried out", async () => {

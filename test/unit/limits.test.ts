@@ -156,6 +156,7 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   specBytes: [["test/unit/shim-vectors.test.ts", "specBytes: a specification as large as the limit is read"]],
   auditBytes: [["test/escape/net.test.ts", "an audit does not grow without end, and counts what it leaves out"]],
   auditTickBytes: [["test/unit/audit-chain.test.ts", "auditTickBytes: of one spool"]],
+  auditUntakenBytes: [["test/host/flood.test.ts", "auditUntakenBytes: with as much there is room"]],
   auditLineBytes: [["test/unit/audit-chain.test.ts", "auditLineBytes: a line as long as the limit"]],
   auditWriters: [["test/unit/audit-chain.test.ts", "auditWriters: of as many writers"]],
   auditChainBytes: [["test/unit/audit-chain.test.ts", "auditChainBytes: a file as large ends"]],
