@@ -15,8 +15,8 @@ import { writeTaken } from "./taken.ts";
 /** Between two turns, while there is something to do: what comes meanwhile costs one write. */
 const TICK_MS = 100;
 /**
- * After a turn that has left something behind, half of its time and at least this: the daemon answers others in between,
- * and a spool is read faster than a router can write it.
+ * After a turn that has left something behind, half of its time and at least this: the daemon answers others in
+ * between, and a spool is read faster than a router can write it.
  */
 const BEHIND_MS = 1;
 /** After a turn that could not write. */

@@ -7,7 +7,7 @@ import { limit } from "../base/limits.ts";
 
 /** Between two looks at what was taken, while there is much that was not. */
 const LOOK_MS = 10;
-/** About what the record of a call has; where they are larger, the room fills a little more until the paces are equal. */
+/** About what the record of a call has; where they are larger, more of the room fills until the paces are equal. */
 const RECORD_BYTES = 300;
 /** Requests of each session that do not wait, between two looks: who asks so little floods nothing. */
 const FREE_REQUESTS = 4;
