@@ -1,4 +1,8 @@
 /** What a worker may ask of the host and what it is told: the codes, and the stages that say them. */
+import { LIMITS } from "./limits.ts";
+
+/** Of each ring of a channel that requests go through: the longest one, with its length in front, has to fit. */
+export const HOST_RING_BYTES = 2 * LIMITS.hostMessageBytes.value;
 
 /** In the order in which a request passes them. */
 export const STAGES = ["construct", "topic", "payload", "authorise", "confirm", "route"] as const;
@@ -26,7 +30,7 @@ export const HOST_CODES = {
   AUDIT_BROKEN: {
     stage: "confirm",
     retriable: true,
-    says: "the audit cannot be written, so nothing of high risk runs",
+    says: "the audit cannot be written, so nothing of high risk runs; or it has no room, and nothing runs",
   },
   PLUGIN_TIMEOUT: { stage: "route", retriable: true, says: "an idempotent tool has not answered in time" },
   PLUGIN_UNAVAILABLE: { stage: "route", retriable: true, says: "the plugin does not run; nothing was carried out" },

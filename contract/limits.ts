@@ -130,7 +130,11 @@ export const LIMITS = {
   },
   auditTickBytes: {
     value: 65_536,
-    why: "bytes of one spool that the daemon takes into the chained audit at a time, ten times a second; the rest waits, and the others are not held up by it",
+    why: "bytes of one spool that the daemon takes into the chained audit at a time, about a millisecond's work; the rest waits, and the others are not held up by it",
+  },
+  auditUntakenBytes: {
+    value: 67_108_864,
+    why: "of the router's spool that are not in the chained audit yet: four of its five files, so that none is overwritten unread, and the last one is for calls under way. From half of it on, sessions that flood wait; beyond it, calls are refused",
   },
   auditWriters: {
     value: 64,

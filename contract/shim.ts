@@ -43,6 +43,7 @@ export const SPEC = {
   lines: 31,
   commands: 32,
   input: 43,
+  stdio: 44,
   end: 255,
 } as const;
 
@@ -50,7 +51,7 @@ export const SPEC = {
 export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload: string, says: string]>> = {
   version: [
     "u32",
-    "the lowest version that knows all frames of this specification: 1, or 2 if it has KILL, UMASK, OWNER, LINES, COMMANDS, INPUT, a mapped MOUNT or an ANSWER that connects 2",
+    "the lowest version that knows all frames of this specification: 1, or 2 if it has KILL, UMASK, OWNER, LINES, COMMANDS, INPUT, STDIO, a mapped MOUNT or an ANSWER that connects 2",
   ],
   run: ["u64", "number of this run; the daemon chooses it, and each run of a worker has a higher one"],
   arg: [
@@ -142,7 +143,7 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
   ],
   owner: [
     "empty, or u32 claim_ms (at least 1)",
-    "optional, from version 2: a program owns the worker, through a pipe that is the shim's standard input, or (with claim_ms) through the connection on which it sends OWN within that time. The end of that pipe or connection, which kill -9 of the program causes too, stops the tree as STOP says; so does a claim that does not come. The exit record is not synced to disk",
+    "optional, from version 2: a program owns the worker, through a pipe that is the shim's standard input (with STDIO its descriptor 3), or (with claim_ms) through the connection on which it sends OWN within that time. The end of that pipe or connection, which kill -9 of the program causes too, stops the tree as STOP says; so does a claim that does not come. The exit record is not synced to disk",
   ],
   lines: [
     "empty",
@@ -155,6 +156,10 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
   input: [
     "u32 bytes, 1 to 32768",
     "optional, from version 2: the shim reads so many bytes from its standard input, and gives them to the worker as its own, once; they are in no file. Without INPUT the worker's standard input is `/dev/null`; with LINES, INPUT comes before the first answer",
+  ],
+  stdio: [
+    "empty",
+    "optional, from version 2: the worker gets the standard input, output and error of the shim itself, as in the foreground, and nothing of them is logged. With LINES its standard input is that of LINES, and the line helper writes to the shim's output. The shim passes signals on to the worker, keeps its last words in `words` as in the foreground, and exits with its status: 128+n for a signal, 124 after WALL, 126 or 127 if it cannot be executed. No effect in the foreground",
   ],
   end: ["empty", ""],
 };
@@ -274,6 +279,9 @@ export const ADDRESS_CLASS = {
 
 /** Which of the worker's output goes to a raw log, as bits. */
 export const RAW_STREAM = { stdout: 1, stderr: 2, both: 3 } as const;
+
+/** Descriptors of the shim that its starter opens, besides the stdio. */
+export const SHIM_FD = { owner: 3 } as const;
 
 /** Descriptors of the worker. */
 export const WORKER_FD = { control: 198, plane: 199 } as const;

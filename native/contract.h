@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+eaa12d8c" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+334fc2e4" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -64,6 +64,7 @@ enum {
 	IPC_SPEC_LINES = 31,
 	IPC_SPEC_COMMANDS = 32,
 	IPC_SPEC_INPUT = 43,
+	IPC_SPEC_STDIO = 44,
 	IPC_SPEC_END = 255,
 };
 
@@ -168,6 +169,11 @@ enum {
 enum {
 	IPC_MEETING_HERE = 97,
 	IPC_MEETING_BELL = 98,
+};
+
+/* Descriptors that its starter opens for the shim. */
+enum {
+	IPC_OWNER_FD = 3,
 };
 
 /* Descriptors of the worker. */

@@ -8,6 +8,7 @@ import {
   CANCEL_TOPIC,
   HOST_CODES,
   HOST_EXITS,
+  HOST_RING_BYTES,
   INTERRUPT_RUNTIME,
   LET_GO_TOPIC,
   RUNTIMES_VARIABLE,
@@ -64,6 +65,7 @@ const PARTS: readonly Part[] = [
     says: "What a runtime sends where it meets the shim.",
     isForPython: true,
   },
+  { name: "*_FD", numbers: shim.SHIM_FD, says: "Descriptors that its starter opens for the shim." },
   { name: "*_FD", numbers: shim.WORKER_FD, says: "Descriptors of the worker.", isForPython: true },
   { name: "COMMAND_PROTOCOL", numbers: shim.COMMAND_PROTOCOL, says: "Of a socket by which a program asks the host." },
   { name: "CHANNEL_FDS", numbers: shim.CHANNEL_FDS, says: "Descriptors that come with OPEN.", isForPython: true },
@@ -285,6 +287,9 @@ RUNTIMES_VARIABLE = "${RUNTIMES_VARIABLE}"
 ENGINE_START = """
 ${JSON.stringify(engine.ENGINE_START, null, 1)}
 """
+
+# Bytes of each ring of a channel that it goes through.
+HOST_RING_BYTES = ${HOST_RING_BYTES}
 
 # Where compiled parts lie, seen from the folder of an installation.
 PARTS_FOLDERS = (

@@ -96,6 +96,8 @@ static int print_spec(size_t size)
 			spec.rawlogs[i].max_files, spec.rawlogs[i].path);
 	if (spec.asks_by_lines)
 		puts("lines");
+	if (spec.has_callers_stdio)
+		puts("stdio");
 	if (spec.has_commands)
 		puts("commands");
 	if (spec.zygote != NULL)

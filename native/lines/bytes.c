@@ -1,6 +1,8 @@
 #include "parts.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,16 +26,31 @@ void ipc_bytes_add(struct ipc_bytes *bytes, const void *more, size_t size)
 	bytes->size += size;
 }
 
+/* False: there is nothing to write, or it cannot be written now; `*is_over`: nor ever. */
+static bool write_some(struct ipc_bytes *bytes, int fd, size_t most, bool *is_over)
+{
+	size_t size = bytes->size - bytes->at < most ? bytes->size - bytes->at : most;
+	ssize_t count = size > 0 ? write(fd, bytes->all + bytes->at, size) : 0;
+	if (count < 0 && errno != EINTR)
+		*is_over = errno != EAGAIN;
+	bytes->at += count > 0 ? (size_t)count : 0;
+	if (bytes->at == bytes->size)
+		bytes->at = bytes->size = 0;
+	return bytes->size > 0 && (count >= 0 || errno == EINTR);
+}
+
 bool ipc_bytes_write(struct ipc_bytes *bytes, int fd)
 {
-	while (bytes->at < bytes->size) {
-		ssize_t count = write(fd, bytes->all + bytes->at, bytes->size - bytes->at);
-		if (count < 0 && errno == EINTR)
-			continue;
-		if (count < 0)
-			return errno == EAGAIN;
-		bytes->at += (size_t)count;
-	}
-	bytes->at = bytes->size = 0;
-	return true;
+	bool is_over = false;
+	while (write_some(bytes, fd, SIZE_MAX, &is_over))
+		;
+	return !is_over;
+}
+
+bool ipc_bytes_write_blocking(struct ipc_bytes *bytes, int fd)
+{
+	bool is_over = false;
+	while (poll(&(struct pollfd){ fd, POLLOUT, 0 }, 1, 0) > 0 && write_some(bytes, fd, PIPE_BUF, &is_over))
+		;
+	return !is_over;
 }

@@ -5,12 +5,13 @@
 
 #include <stdbool.h>
 
-/* All but `door` are ends of pipes. */
+/* All but `door` are ends of pipes, and a log that is lent is anything. */
 struct ipc_lines_fds {
-	int from;    /* the program's stdout */
-	int log;     /* takes what of it is output */
-	int answers; /* the program's stdin */
-	int door;    /* channels to the host come from there; a byte there says that no more are needed */
+	int from;     /* the program's stdout */
+	int log;      /* takes what of it is output */
+	int answers;  /* the program's stdin */
+	int door;     /* channels to the host come from there; a byte there says that no more are needed */
+	bool is_lent; /* others write to the log as well, and rely on its flags */
 };
 
 /* Takes from the process all that it does not need: what it reads is hostile. False: this machine cannot. */

@@ -20,6 +20,8 @@ struct ipc_bytes {
 void ipc_bytes_add(struct ipc_bytes *bytes, const void *more, size_t size);
 /* Writes what can be written now. False: nobody reads any more. */
 bool ipc_bytes_write(struct ipc_bytes *bytes, int fd);
+/* Likewise where writing may block: no more at once than a pipe takes without that, if nobody else writes to it. */
+bool ipc_bytes_write_blocking(struct ipc_bytes *bytes, int fd);
 
 /* ---- answers.c: lines to the program ---- */
 

@@ -304,13 +304,13 @@ void ipc_lines_serve(const struct ipc_lines_fds *fds)
 	helper.lost_at = now_ms();
 	begin_line();
 	signal(SIGPIPE, SIG_IGN);
-	for (int i = 0, all[] = { fds->from, fds->log, fds->answers }; i < 3; i++)
+	for (int i = 0, all[] = { fds->from, fds->answers, fds->log }; i < (fds->is_lent ? 2 : 3); i++)
 		fcntl(all[i], F_SETFL, O_NONBLOCK);
 	fcntl(fds->answers, F_SETPIPE_SZ, PIPE_BYTES); /* or as much as there is */
 	fcntl(fds->from, F_SETPIPE_SZ, PIPE_BYTES);    /* likewise: a write that fits is not mixed with others */
 	for (;;) {
 		uint64_t now = now_ms();
-		if (!ipc_bytes_write(&helper.output, fds->log))
+		if (!(fds->is_lent ? ipc_bytes_write_blocking : ipc_bytes_write)(&helper.output, fds->log))
 			_exit(1);
 		uint64_t due = go_on(now);
 		if (is_over())

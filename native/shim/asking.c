@@ -17,7 +17,7 @@ _Noreturn static void run(const struct ipc_lines_fds *given)
 	ipc_helper_hold(fds, sizeof fds / sizeof *fds);
 	if (!ipc_lines_confine())
 		_exit(IPC_EXIT_SYSTEM);
-	ipc_lines_serve(&(struct ipc_lines_fds){ FROM, LOG, ANSWERS, DOOR });
+	ipc_lines_serve(&(struct ipc_lines_fds){ FROM, LOG, ANSWERS, DOOR, given->is_lent });
 	_exit(0);
 }
 
@@ -31,7 +31,7 @@ static bool pass_input(int from, int to)
 	return count == 0;
 }
 
-pid_t ipc_asking_start(struct ipc_child_fds *fds, bool has_input, int *door)
+pid_t ipc_asking_start(struct ipc_child_fds *fds, bool has_input, bool is_lent, int *door)
 {
 	int said[2], answers[2], doors[2];
 	if (pipe2(said, O_CLOEXEC) != 0 || pipe2(answers, O_CLOEXEC) != 0
@@ -41,7 +41,7 @@ pid_t ipc_asking_start(struct ipc_child_fds *fds, bool has_input, int *door)
 		return -errno;
 	pid_t pid = ipc_helper_fork();
 	if (pid == 0)
-		run(&(struct ipc_lines_fds){ said[0], fds->out, answers[1], doors[1] });
+		run(&(struct ipc_lines_fds){ said[0], fds->out, answers[1], doors[1], is_lent });
 	int error = errno;
 	close(said[0]);
 	close(answers[1]);

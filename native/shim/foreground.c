@@ -126,23 +126,6 @@ static void keep_denials(int folder, int told)
 		ipc_record_write(folder, "denied", text, ipc_denials_text(&denials, text, sizeof text), false);
 }
 
-/* Keeps the worker's last words, if it left any. They are text of the worker and treated as such. */
-static void keep_words(int folder, int words)
-{
-	static char text[65536]; /* the capacity of a pipe */
-	ssize_t size = read(words, text, sizeof text);
-	if (size > 0)
-		ipc_record_write(folder, "words", text, (size_t)size, false);
-}
-
-static bool wants_words(void)
-{
-	for (char **entry = spec.envp; *entry != NULL; entry++)
-		if (strncmp(*entry, IPC_WORDS_VARIABLE "=", sizeof IPC_WORDS_VARIABLE) == 0)
-			return true;
-	return false;
-}
-
 static int fork_elsewhere(const uint8_t *bytes, size_t size, int words, int report, pid_t *worker)
 {
 	int gate[2];
@@ -188,17 +171,16 @@ int ipc_foreground(const char *path)
 	signal(SIGCHLD, SIG_DFL);
 	sigprocmask(SIG_SETMASK, &set, NULL);
 	int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	int report[2], life[2] = { -1, -1 }, words[2] = { -1, -1 };
+	int report[2], life[2] = { -1, -1 }, words[2];
 	if (signals < 0 || ipc_report_open(report) != 0)
 		return IPC_EXIT_SYSTEM;
 	if (spec.namespaces & CLONE_NEWPID && pipe2(life, O_CLOEXEC) != 0)
 		return IPC_EXIT_SYSTEM;
-	if (wants_words() && pipe2(words, O_CLOEXEC | O_NONBLOCK) != 0)
+	if (ipc_caller_open_words(&spec, words) != 0)
 		return IPC_EXIT_SYSTEM;
 	int error_number = ipc_stdio_lend(&stdio, &spec);
 	if (error_number != 0) {
-		dprintf(2, "ipcctl: standard input and output cannot be handed to the worker: %s\n",
-			strerror(-error_number));
+		ipc_caller_tell_stdio(error_number);
 		return IPC_EXIT_SYSTEM;
 	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -234,9 +216,7 @@ int ipc_foreground(const char *path)
 	int told = -1;
 	if (listener >= 0)
 		ipc_tree_spare(ipc_answer_start(&spec, listener, &told));
-	if (error.step != IPC_STEP_NONE)
-		dprintf(2, "ipcctl: %s: %s (%s)\n", error.step == IPC_STEP_CWD ? spec.cwd : spec.argv[0],
-			strerror(error.error), ipc_step_names[error.step]);
+	ipc_caller_tell_failure(&spec, &error);
 	bool is_late = false;
 	int status = wait_for(worker, signals, remote, told, &is_late);
 	const char *method = "none";
@@ -244,11 +224,7 @@ int ipc_foreground(const char *path)
 	bool is_written = ipc_stdio_end(&stdio);
 	if (folder >= 0 && (WIFSIGNALED(status) || WEXITSTATUS(status) != 0)) {
 		keep_denials(folder, told);
-		keep_words(folder, words[0]);
+		ipc_caller_keep_words(folder, words[0]);
 	}
-	if (is_late)
-		return 124;
-	int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-	/* Even after a clean exit: the worker did not start, or not all of its output was written. */
-	return code == 0 && (error.step != IPC_STEP_NONE || !is_written) ? IPC_EXIT_SYSTEM : code;
+	return ipc_caller_status(status, &error, is_late, is_written);
 }

@@ -94,8 +94,9 @@ struct ipc_spec {
 	size_t rlimit_count;
 	const char *cgroup;
 	bool is_owned;
-	uint32_t claim_ms;    /* 0: the owner holds standard input */
-	uint32_t input_bytes; /* of our standard input, which are the worker's */
+	uint32_t claim_ms;      /* 0: the owner holds standard input, or IPC_OWNER_FD */
+	uint32_t input_bytes;   /* of our standard input, which are the worker's */
+	bool has_callers_stdio; /* the worker gets ours, as in the foreground */
 	bool is_notifying;
 	uint64_t wall_ms;
 	struct ipc_rawlog rawlogs[IPC_RAWLOGS_MAX];
@@ -345,9 +346,10 @@ void ipc_helper_hold(int *fds, size_t count);
 pid_t ipc_answer_start(const struct ipc_spec *spec, int listener, int *told);
 
 /* asking.c: starts the line helper, between the worker's pipes and ours. Replaces the worker's ends of them in `fds`;
- * takes the output, and with `has_input` passes on what waits in the input. Returns its pid, or -errno; *door is our
- * end of a connection to it, over which it gets its channel to the host, and tells that it needs no more. */
-pid_t ipc_asking_start(struct ipc_child_fds *fds, bool has_input, int *door);
+ * takes the output, which `is_lent` where it is the caller's, and with `has_input` passes on what waits in the input.
+ * Returns its pid, or -errno; *door is our end of a connection to it, over which it gets its channel to the host, and
+ * tells that it needs no more. */
+pid_t ipc_asking_start(struct ipc_child_fds *fds, bool has_input, bool is_lent, int *door);
 
 /* tree.c: all processes below the shim. */
 /* Descendants that do not count as its tree: the helpers, and the first process of its namespace. */
@@ -391,8 +393,21 @@ void ipc_stdio_take(const struct ipc_stdio *stdio);
 void ipc_stdio_lent(struct ipc_stdio *stdio);
 /* Passes on what waits in `fd`; with `is_last` everything. */
 void ipc_stdio_pump(struct ipc_stdio *stdio, int fd, bool is_last);
+/* Somebody else who wrote for the worker has failed. */
+void ipc_stdio_lose(struct ipc_stdio *stdio);
 /* The worker and its tree have ended. False: not all of its output could be written. */
 bool ipc_stdio_end(struct ipc_stdio *stdio);
+
+/* caller.c: what whoever started the shim is told of a run, where the stdio is his. */
+/* A pipe for the worker's last words, if its environment says that it leaves some; else -1 twice. 0 or -errno. */
+int ipc_caller_open_words(const struct ipc_spec *spec, int ends[2]);
+/* Keeps them beside the specification, if there are any. They are text of the worker and treated as such. */
+void ipc_caller_keep_words(int folder, int words);
+void ipc_caller_tell_stdio(int error_number);
+/* Of a worker that was not started. */
+void ipc_caller_tell_failure(const struct ipc_spec *spec, const struct ipc_child_error *error);
+/* The exit status for him. `is_written`: all of the worker's output was. */
+int ipc_caller_status(int status, const struct ipc_child_error *error, bool is_late, bool is_written);
 
 /* record.c: durable small files. 0 or -errno. */
 /* Reserves the room of a record that is written later, however full the disk is by then. */

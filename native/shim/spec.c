@@ -160,6 +160,7 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 	case IPC_SPEC_PLANE: spec->is_plane_passed = true; return size == 0 ? 0 : -EINVAL;
 	case IPC_SPEC_COMMANDS: spec->has_commands = true; return size == 0 ? 0 : -EINVAL;
 	case IPC_SPEC_LINES: spec->asks_by_lines = true; return size == 0 ? 0 : -EINVAL;
+	case IPC_SPEC_STDIO: spec->has_callers_stdio = true; return size == 0 ? 0 : -EINVAL;
 	default: return -EINVAL;
 	}
 }

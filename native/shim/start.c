@@ -105,18 +105,47 @@ static int take_input(size_t size)
 	return is_whole ? ends[0] : -ENOBUFS;
 }
 
+/* Its output goes to the log. */
+static int open_streams(struct ipc_child_fds *fds)
+{
+	int out[2], err[2];
+	if (open_pipe(out) != 0 || open_pipe(err) != 0)
+		return -errno;
+	shim.streams[0].fd = out[0];
+	shim.streams[1].fd = err[0];
+	shim.streams[1].is_stderr = true;
+	fds->out = out[1];
+	fds->err = err[1];
+	return 0;
+}
+
+/* Its output goes to the caller. All that is lent is a copy, which we close as we do pipes. */
+static int lend_stdio(struct ipc_child_fds *fds)
+{
+	int rc = ipc_stdio_lend(&shim.stdio, &shim.spec);
+	if (rc != 0) {
+		ipc_caller_tell_stdio(rc);
+		return rc;
+	}
+	if (!shim.spec.asks_by_lines && (fds->in = fcntl(shim.stdio.child[0], F_DUPFD_CLOEXEC, IPC_HELPER_FIRST)) < 0)
+		return -errno;
+	fds->out = fcntl(shim.stdio.child[1], F_DUPFD_CLOEXEC, IPC_HELPER_FIRST);
+	fds->err = fcntl(shim.stdio.child[2], F_DUPFD_CLOEXEC, IPC_HELPER_FIRST);
+	return fds->out < 0 || fds->err < 0 ? -errno : 0;
+}
+
 int ipc_run_start_worker(void)
 {
-	int out[2], err[2], gate[2], report[2], life[2] = { -1, -1 }, control[2] = { -1, -1 }, plane[2] = { -1, -1 },
-						listener;
+	int gate[2], report[2], life[2] = { -1, -1 }, control[2] = { -1, -1 }, plane[2] = { -1, -1 }, listener;
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	if (null < 0 || open_pipe(out) != 0 || open_pipe(err) != 0 || pipe2(gate, O_CLOEXEC) != 0
-		|| ipc_report_open(report) != 0)
+	if (null < 0 || pipe2(gate, O_CLOEXEC) != 0 || ipc_report_open(report) != 0)
 		return -errno;
 	if (shim.spec.namespaces & CLONE_NEWPID && pipe2(life, O_CLOEXEC) != 0)
 		return -errno;
 	shim.lifeline = life[1];
 	if (shim.spec.is_notifying && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0)
+		return -errno;
+	if (shim.spec.has_callers_stdio && !shim.spec.is_notifying && ipc_caller_open_words(&shim.spec, control) != 0)
 		return -errno;
 	if (shim.spec.is_plane_passed
 		&& socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, plane) != 0)
@@ -124,9 +153,12 @@ int ipc_run_start_worker(void)
 	int in = shim.spec.input_bytes > 0 ? take_input(shim.spec.input_bytes) : null;
 	if (in < 0)
 		return in;
-	struct ipc_child_fds fds = { in, out[1], err[1], control[1], gate[0], report[1], plane[1], life[0] };
+	struct ipc_child_fds fds = { in, -1, -1, control[1], gate[0], report[1], plane[1], life[0] };
+	int rc = shim.spec.has_callers_stdio ? lend_stdio(&fds) : open_streams(&fds);
+	if (rc != 0)
+		return rc;
 	if (shim.spec.asks_by_lines) {
-		pid_t helper = ipc_asking_start(&fds, in != null, &shim.asking.runtime);
+		pid_t helper = ipc_asking_start(&fds, in != null, shim.spec.has_callers_stdio, &shim.asking.runtime);
 		if (helper < 0)
 			return helper;
 		ipc_tree_spare(helper);
@@ -152,7 +184,9 @@ int ipc_run_start_worker(void)
 			shim.spec.cgroup = NULL; /* nothing left to join; this is the child's copy */
 		ipc_child_exec(&shim.spec, &fds, parent, false);
 	}
-	int ends[] = { fds.out, err[1], gate[0], report[1], control[1], plane[1], life[0],
+	if (shim.spec.has_callers_stdio)
+		ipc_stdio_lent(&shim.stdio);
+	int ends[] = { fds.out, fds.err, gate[0], report[1], control[1], plane[1], life[0],
 		fds.in == null ? -1 : fds.in };
 	for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
 		if (ends[i] >= 0)
@@ -172,18 +206,16 @@ int ipc_run_start_worker(void)
 	if (shim.spec.claim_ms > 0) {
 		shim.claim_at = ipc_now_ms() + shim.spec.claim_ms;
 	} else if (shim.spec.is_owned) {
-		shim.owner = fcntl(0, F_DUPFD_CLOEXEC, 3);
+		shim.owner = fcntl(shim.spec.has_callers_stdio ? IPC_OWNER_FD : 0, F_DUPFD_CLOEXEC, 3);
 		fcntl(shim.owner, F_SETFL, O_NONBLOCK);
 	}
 	/* Our own stdio is closed only now, so that errors until here reach the inherited stderr. */
-	dup2(null, 0);
-	dup2(null, 1);
-	dup2(null, 2);
+	for (int fd = 0; fd <= 2 && !shim.spec.has_callers_stdio; fd++)
+		dup2(null, fd);
 	close(null);
-	shim.control = control[0];
+	if (shim.spec.has_callers_stdio)
+		ipc_caller_tell_failure(&shim.spec, &shim.child_error);
+	*(shim.spec.is_notifying ? &shim.control : &shim.words) = control[0];
 	shim.meeting.passed = plane[0];
-	shim.streams[0].fd = out[0];
-	shim.streams[1].fd = err[0];
-	shim.streams[1].is_stderr = true;
 	return 0;
 }

@@ -163,6 +163,27 @@ void ipc_stdio_pump(struct ipc_stdio *stdio, int fd, bool is_last)
 	}
 }
 
+/* If our group, or in a session of our own that of our caller, is in the background, the terminal belongs to another
+ * job.
+ */
+static bool is_in_front(int terminal)
+{
+	pid_t front = tcgetpgrp(terminal);
+	if (front >= 0)
+		return front == getpgrp();
+	char text[512];
+	int group;
+	ipc_read_text(text, sizeof text, "/proc/%d/stat", (int)getppid());
+	const char *at = strrchr(text, ')'); /* behind the name, which may contain anything */
+	return at != NULL && sscanf(at, ") %*c %*d %d %*d %*d %d", &group, &front) == 2 && group == front;
+}
+
+void ipc_stdio_lose(struct ipc_stdio *stdio)
+{
+	stdio->is_lost = true;
+	dprintf(2, "ipcctl: %s cannot be written any more\n", names[1]);
+}
+
 bool ipc_stdio_end(struct ipc_stdio *stdio)
 {
 	for (int fd = 1; fd <= 2; fd++)
@@ -174,9 +195,8 @@ bool ipc_stdio_end(struct ipc_stdio *stdio)
 		if (flags >= 0 && (flags ^ stdio->flags[fd]) & SHARED_FLAGS)
 			fcntl(fd, F_SETFL, stdio->flags[fd]);
 	}
-	/* If our group is in the background, the terminal belongs to another job. */
 	struct termios modes;
-	if (stdio->terminal >= 0 && tcgetpgrp(stdio->terminal) == getpgrp() && tcgetattr(stdio->terminal, &modes) == 0
+	if (stdio->terminal >= 0 && is_in_front(stdio->terminal) && tcgetattr(stdio->terminal, &modes) == 0
 		&& memcmp(&modes, &stdio->modes, sizeof modes) != 0)
 		tcsetattr(stdio->terminal, TCSADRAIN, &stdio->modes);
 	return !stdio->is_lost;

@@ -82,10 +82,12 @@ static void kill_all(void)
 	shim.kill_at = IPC_NEVER;
 }
 
+/* The caller reads as slowly as he likes, unless somebody asks for the end. */
 static void kill_leftovers(void)
 {
 	shim.killed += ipc_tree_kill(shim.spec.cgroup, 0, &shim.kill_method);
-	ipc_tree_end_spared();
+	if (!shim.spec.has_callers_stdio || shim.asking.runtime < 0 || ipc_run_is_stopping())
+		ipc_tree_end_spared();
 	shim.kill_at = IPC_NEVER;
 }
 
@@ -235,11 +237,25 @@ static void read_remote(void)
 	note_end(status, &usage);
 }
 
+/* Whoever started us passes on what he gets. What a terminal sends goes to the whole group, as there. */
+static void pass_on(int signal)
+{
+	bool is_terminals = signal == SIGINT || signal == SIGQUIT || signal == SIGHUP || signal == SIGWINCH;
+	if (ipc_run_has_exited())
+		ipc_run_stop(0, SIGTERM);
+	else
+		kill(is_terminals && getpgid(shim.pid) == shim.pid ? -shim.pid : shim.pid, signal);
+}
+
 static void reap(void)
 {
 	struct signalfd_siginfo info;
 	while (read(shim.signals, &info, sizeof info) == (ssize_t)sizeof info) {
-		if (info.ssi_signo != SIGCHLD)
+		if (info.ssi_signo == SIGCHLD)
+			continue;
+		if (shim.spec.has_callers_stdio)
+			pass_on((int)info.ssi_signo);
+		else
 			ipc_run_stop(shim.spec.grace_ms, (int)shim.spec.stop_signal);
 	}
 	for (;;) {
@@ -360,6 +376,22 @@ static void serve_output(const struct pollfd *places, size_t count)
 	ipc_log_flush(&shim.log);
 }
 
+/* What goes to files of the caller. */
+static size_t watch_lent(struct pollfd *places)
+{
+	for (int fd = 1; fd <= 2; fd++)
+		one(&places[fd - 1], shim.spec.has_callers_stdio ? shim.stdio.pumps[fd].from : -1);
+	return 2;
+}
+
+static void serve_lent(const struct pollfd *places, size_t count)
+{
+	(void)count;
+	for (int fd = 1; fd <= 2; fd++)
+		if (places[fd - 1].revents)
+			ipc_stdio_pump(&shim.stdio, fd, false);
+}
+
 /* If the exec failed the run is over already: a daemon that connected now would take it for running. */
 static int open_listener(void)
 {
@@ -406,8 +438,12 @@ static void hear_helper(void)
 	if (count < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	ipc_meet_drop(&shim.asking);
-	if (count <= 0 && !ipc_run_has_exited())
+	if (count > 0)
+		return;
+	if (!ipc_run_has_exited())
 		shim.alone_at = ipc_now_ms() + IPC_ALONE_MS;
+	if (shim.spec.has_callers_stdio)
+		ipc_stdio_lose(&shim.stdio);
 }
 
 SOURCE(signals, shim.signals, reap())
@@ -488,6 +524,7 @@ static void serve_commands(const struct pollfd *places, size_t count)
  * come last. */
 static const struct source SOURCES[] = {
 	ROW(output),
+	ROW(lent),
 	ROW(signals),
 	ROW(owner),
 	ROW(clients),
@@ -504,7 +541,7 @@ static const struct source SOURCES[] = {
 	ROW(listener),
 };
 #define SOURCE_COUNT (sizeof SOURCES / sizeof *SOURCES)
-#define PLACES_MAX (SOURCE_COUNT + 1 + IPC_CLIENTS_MAX + IPC_CHANNELS_MAX + 2 * IPC_HOST_COMMANDS_MAX)
+#define PLACES_MAX (SOURCE_COUNT + 2 + IPC_CLIENTS_MAX + IPC_CHANNELS_MAX + 2 * IPC_HOST_COMMANDS_MAX)
 
 static void loop(void)
 {
@@ -536,8 +573,8 @@ static int take_signals(void)
 {
 	sigset_t set;
 	sigemptyset(&set);
-	int numbers[] = { SIGCHLD, SIGTERM, SIGINT, SIGHUP };
-	for (size_t i = 0; i < 4; i++)
+	int numbers[] = { SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH };
+	for (size_t i = 0; i < (shim.spec.has_callers_stdio ? 8 : 4); i++)
 		sigaddset(&set, numbers[i]);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGCHLD, SIG_DFL); /* an inherited SIG_IGN would cost us the exit status */
@@ -560,6 +597,9 @@ static int take_lock(const char *dir)
 static void finish(void)
 {
 	ipc_run_drain_output();
+	shim.was_all_written = !shim.spec.has_callers_stdio || ipc_stdio_end(&shim.stdio);
+	if (shim.words >= 0 && (WIFSIGNALED(shim.status) || WEXITSTATUS(shim.status) != 0))
+		ipc_caller_keep_words(shim.dirfd, shim.words);
 	ipc_run_tell_log();
 	ipc_run_write_exit_record();
 	unlink("sock");
@@ -578,8 +618,8 @@ int ipc_supervise(const char *dir)
 	shim.meeting.listener = shim.meeting.runtime = shim.meeting.passed = shim.meeting.bell = -1;
 	shim.asking = shim.meeting;
 	shim.commands.listener = -1;
-	shim.owner = shim.lifeline = shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd =
-		shim.streams[1].fd = -1;
+	shim.owner = shim.words = shim.lifeline = shim.remote = shim.told = shim.notify = shim.control =
+		shim.streams[0].fd = shim.streams[1].fd = -1;
 	shim.kill_at = shim.wall_at = shim.retry_at = shim.alone_at = shim.claim_at = IPC_NEVER;
 	shim.kill_method = "none";
 	for (int i = 0; i < IPC_CLIENTS_MAX; i++)
@@ -590,7 +630,7 @@ int ipc_supervise(const char *dir)
 		return rc == -EWOULDBLOCK ? IPC_EXIT_LOCKED : die(IPC_EXIT_SYSTEM, dir, rc);
 	rc = ipc_spec_read(shim.dirfd, "spec", &shim.spec_bytes, &shim.spec_size);
 	if (rc != 0)
-		return rc == -ENOENT ? IPC_EXIT_NO_SPEC : die(IPC_EXIT_SYSTEM, "spec", rc);
+		return die(rc == -ENOENT ? IPC_EXIT_NO_SPEC : IPC_EXIT_SYSTEM, "spec", rc);
 	unlink("spec");
 	if (ipc_spec_parse(shim.spec_bytes, shim.spec_size, 2, &shim.spec) != 0)
 		return die(IPC_EXIT_BAD_SPEC, "spec is malformed", EINVAL);
@@ -621,6 +661,7 @@ int ipc_supervise(const char *dir)
 		ipc_run_add_notify_env();
 	}
 	unlink("denied"); /* of the previous run */
+	unlink("words");
 	/* A run that could not be found again, or whose end could not be recorded, is not started. */
 	if ((rc = ipc_record_reserve(shim.dirfd, "run")) == 0)
 		rc = ipc_record_reserve(shim.dirfd, "exit");
@@ -634,5 +675,7 @@ int ipc_supervise(const char *dir)
 		shim.wall_at = ipc_now_ms() + shim.spec.wall_ms;
 	loop();
 	finish();
-	return IPC_EXIT_DONE;
+	return shim.spec.has_callers_stdio
+		       ? ipc_caller_status(shim.status, &shim.child_error, shim.is_wall_over, shim.was_all_written)
+		       : IPC_EXIT_DONE;
 }

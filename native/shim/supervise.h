@@ -26,8 +26,10 @@ extern struct ipc_run {
 	struct ipc_spec spec;
 	struct ipc_log log;
 	struct ipc_stream streams[2];
+	struct ipc_stdio stdio; /* in place of the streams, if it is the caller's */
 	struct ipc_client clients[IPC_CLIENTS_MAX];
 	int dirfd, lockfd, logdirfd, listener, signals, notify, control;
+	int words; /* pipe with the worker's last words for the caller */
 	int owner; /* pipe or connection that ends with the program that owns the worker */
 	struct ipc_meeting meeting;
 	struct ipc_commands commands;
@@ -41,7 +43,7 @@ extern struct ipc_run {
 	pid_t pid;
 	uint64_t start_time, started_ns, started_boot_ns, ended_ns;
 	enum ipc_life life;
-	bool is_in_group, has_lost_owner, is_ready, is_stop_requested, is_wall_over, was_full;
+	bool is_in_group, has_lost_owner, was_all_written, is_ready, is_stop_requested, is_wall_over, was_full;
 	int status, asked_signal;
 	struct rusage usage;
 	struct ipc_child_error child_error;

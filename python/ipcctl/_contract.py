@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+eaa12d8c"
+EDITION = "0.1.0+334fc2e4"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -92,6 +92,9 @@ ENGINE_START = """
 }
 """
 
+# Bytes of each ring of a channel that it goes through.
+HOST_RING_BYTES = 2097152
+
 # Where compiled parts lie, seen from the folder of an installation.
 PARTS_FOLDERS = (
     "native/build",
@@ -139,6 +142,7 @@ SPEC_OWNER = 30
 SPEC_LINES = 31
 SPEC_COMMANDS = 32
 SPEC_INPUT = 43
+SPEC_STDIO = 44
 SPEC_END = 255
 
 # Requests to the shim.

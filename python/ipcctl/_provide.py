@@ -17,7 +17,7 @@ from inspect import isawaitable
 from typing import Any, Literal, TypedDict
 from weakref import WeakSet
 
-from ._contract import HOST_MESSAGE_BYTES_MAX
+from ._contract import HOST_RING_BYTES
 from ._end import lead
 from ._schema_of import schema_of
 from ._serving import serving
@@ -225,7 +225,7 @@ class Provided:
         about = {"name": self.name, "tools": tools, "skill": self._skill, "groups": self._groups}
         asked = {"PluginProvide": about}
         answer = request(asked)["Success"]
-        half = lead(answer["socket"], "the router", answer["label"], 2 * HOST_MESSAGE_BYTES_MAX, _OFFER_SECONDS)
+        half = lead(answer["socket"], "the router", answer["label"], HOST_RING_BYTES, _OFFER_SECONDS)
         if half is None:
             raise IpcError("CONNECTION_LOST", "the router did not take the channel")
         told, gone = threading.Event(), threading.Event()

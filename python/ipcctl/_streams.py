@@ -129,7 +129,7 @@ class AsyncOutgoing(Outgoing):
     def _start(self) -> None:
         client.set(self.session)
         self._task = asyncio.ensure_future(self._run())
-        self._task.add_done_callback(lambda _: self.session.end_stream(self._number))
+        self._task.add_done_callback(self._end)
         if self._is_over:
             self._task.cancel()
 
@@ -157,6 +157,10 @@ class AsyncOutgoing(Outgoing):
                 self.session.channel.send([ITEM, self._number, item])
         except BrokenChannel:
             pass
+        except GeneratorExit:
+            # The interpreter closes at its end what waits, and this is none of the client's business: it hears that the
+            # worker has ended. Where the generator has raised it, the loop goes on, and tells that.
+            raise
         except BaseException as error:  # also a cancellation that is not ours, of something that it awaits
             if not self._is_over:
                 self.session.fail_safely(self._number, error)
@@ -164,6 +168,12 @@ class AsyncOutgoing(Outgoing):
             close = getattr(self._items, "aclose", None)
             if close is not None:
                 await close()
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self.session.end_stream(self._number)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, GeneratorExit) and not self._is_over:
+            self.session.fail_safely(self._number, error)
 
     def interrupt(self) -> None:
         if not self._is_over:

@@ -29,6 +29,7 @@ class WorkerStatus(TypedDict):
     group: str | None
     kind: Literal["app", "snapshot", "host", "plugin", "runtime", "session"]
     life: Literal["stored", "ephemeral"]
+    stdio: Literal["caller"] | None
     owner: str | None
     policy: str
     denied: list[str]

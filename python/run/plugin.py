@@ -76,11 +76,6 @@ def _verify() -> str | None:
         return _said(error)
 
 
-def _shut_down() -> None:
-    if _running.get("shutdown"):
-        _running["shutdown"]()
-
-
 def _said(error: Exception) -> str:
     return _redactor.text("".join(traceback.format_exception(error)))
 
@@ -90,5 +85,7 @@ sys.path.insert(0, sys.argv[1])
 ipcctl.expose(name="setUp")(_set_up)
 ipcctl.expose(name="invoke")(_invoke)
 ipcctl.expose(name="verify")(_verify)
-ipcctl.expose(name="shutDown")(_shut_down)
 ipcctl.serve()
+# After SIGTERM. Whoever has sent it ends us if this takes too long.
+if _running.get("shutdown"):
+    _running["shutdown"]()

@@ -9,10 +9,16 @@ import { AuditChain } from "./chain.ts";
 import { chainFolderOf, NO_LINE, type Anchor, type Head } from "./chain-lines.ts";
 import { SpoolCursor, type SpoolLine, type SpoolState } from "./cursor.ts";
 import type { AuditRecord } from "./schema.ts";
-import { auditFolderOf, legacyLogOf, listSpools, spoolOfFile } from "./spool.ts";
+import { auditFolderOf, legacyLogOf, listSpools, ROUTER_SPOOL, spoolOfFile } from "./spool.ts";
+import { writeTaken } from "./taken.ts";
 
-/** Between two turns, while there is something to do. */
+/** Between two turns, while there is something to do: what comes meanwhile costs one write. */
 const TICK_MS = 100;
+/**
+ * After a turn that has left something behind, half of its time and at least this: the daemon answers others in
+ * between, and a spool is read faster than a router can write it.
+ */
+const BEHIND_MS = 1;
 /** After a turn that could not write. */
 const RETRY_MS = 2000;
 /** What a start may wait for spools that grew while no daemon ran; the rest follows in turns. */
@@ -50,6 +56,10 @@ export class AuditCollector implements Disposable {
   #anchoring: Timer | undefined;
   #trouble: string | undefined;
   #isClosed = false;
+  /** How long the last turn took, if it has left something behind. */
+  #behindMs: number | undefined;
+  /** What the router was told. */
+  #told = "";
 
   /** Takes in what was written while no daemon ran. */
   constructor(deps: CollectorDeps) {
@@ -134,7 +144,8 @@ export class AuditCollector implements Disposable {
 
   #plan(): void {
     if (this.#waiting.size === 0 || this.#isClosed || this.#turn !== undefined) return;
-    const wait = this.#trouble === undefined ? TICK_MS : RETRY_MS;
+    const soon = this.#behindMs === undefined ? TICK_MS : Math.max(BEHIND_MS, this.#behindMs / 2);
+    const wait = this.#trouble === undefined ? soon : RETRY_MS;
     this.#turn = setTimeout(() => {
       this.#turn = undefined;
       this.#takeIn();
@@ -146,6 +157,8 @@ export class AuditCollector implements Disposable {
   /** Has a turn of some spools. Returns whether others wait, and could be taken in. */
   #takeIn(): boolean {
     const turn = [...this.#waiting].slice(0, TURN_SPOOLS);
+    const startMs = performance.now();
+    this.#behindMs = undefined;
     if (turn.length === 0) return false;
     const back: (() => void)[] = [];
     try {
@@ -164,6 +177,8 @@ export class AuditCollector implements Disposable {
       this.#report(error as NodeJS.ErrnoException);
       return false;
     }
+    if (turn.includes(ROUTER_SPOOL)) this.#tellRouter();
+    if (turn.some((spool) => this.#cursors.get(spool)?.isBehind === true)) this.#behindMs = performance.now() - startMs;
     if (this.head.line > (this.#anchors.at(-1)?.line ?? 0)) this.#planAnchor();
     if (this.#trouble !== undefined) this.#deps.onHealed("the chained audit is written again");
     this.#trouble = undefined;
@@ -190,6 +205,19 @@ export class AuditCollector implements Disposable {
     } catch {
       undo(); // whatever is wrong with it, the others are read: the next look tries again
       return [];
+    }
+  }
+
+  /** The chain has it now: the router may overwrite it. */
+  #tellRouter(): void {
+    const taken = this.#cursors.get(ROUTER_SPOOL)?.state?.files ?? new Map<string, number>();
+    const told = JSON.stringify([...taken]);
+    if (told === this.#told) return;
+    try {
+      writeTaken(join(auditFolderOf(this.#deps.stateDir), ROUTER_SPOOL), taken);
+      this.#told = told;
+    } catch {
+      // The router waits for the next turn.
     }
   }
 

@@ -83,6 +83,7 @@ export function parseRecord(line: string): AuditRecord | undefined {
 }
 
 function isTooDeep(line: string): boolean {
+  if (!hasMany(line, "{") && !hasMany(line, "[")) return false; // nearly all: no look at each character
   let depth = 0;
   let isText = false;
   for (let at = 0; at < line.length; at++) {
@@ -92,5 +93,13 @@ function isTooDeep(line: string): boolean {
     else if (!isText && (char === "[" || char === "{") && ++depth > LEVELS) return true;
     else if (!isText && (char === "]" || char === "}")) depth--;
   }
+  return false;
+}
+
+/** Of a kind of brackets so many that with the other kind there may be too many levels. */
+function hasMany(line: string, bracket: string): boolean {
+  let count = 0;
+  for (let at = line.indexOf(bracket); at >= 0; at = line.indexOf(bracket, at + 1))
+    if (++count > LEVELS / 2) return true;
   return false;
 }

@@ -59,6 +59,9 @@ export function workerOfSpool(path: string): string | undefined {
   return /^worker-(.+)\.jsonl$/.exec(basename(path))?.[1];
 }
 
+/** The router's: records of calls, which it writes as fast as workers ask. It alone rotates it. */
+export const ROUTER_SPOOL = `router${ENDING}`;
+
 /** Who writes a spool of its own; runs without a daemon share one. */
 export type SpoolName = "daemon" | "run" | "router";
 
@@ -73,12 +76,26 @@ export class AuditSpool {
   #file: CurrentFile | undefined;
   /** The name of the current file may not be on the disk yet. */
   #isNew = true;
+  #written = 0;
+  readonly #mayRotate: (path: string) => boolean;
 
-  constructor(stateDir: string, name: SpoolName) {
+  /** @param mayRotate whether its oldest file may go; until then, the current one grows */
+  constructor(stateDir: string, name: SpoolName, mayRotate: (path: string) => boolean = () => true) {
+    this.#mayRotate = mayRotate;
     this.folder = auditFolderOf(stateDir);
     this.#name = name;
     this.#path = join(this.folder, name + ENDING);
     this.#writer = `${name}-${process.pid}-${Date.now()}`;
+  }
+
+  /** Its current file. */
+  get path(): string {
+    return this.#path;
+  }
+
+  /** Bytes that were written here. */
+  get written(): number {
+    return this.#written;
   }
 
   /** Where the connect helper of a worker writes: a worker that is denied much rotates away only its own records. */
@@ -133,6 +150,7 @@ export class AuditSpool {
       const bytes = Buffer.from(file.isTorn ? `\n${text}` : text);
       const written = writeSync(file.fd, bytes);
       file.end += written;
+      this.#written += written;
       file.isTorn = written < bytes.length;
       return file.isTorn ? undefined : file.fd;
     } catch {
@@ -152,7 +170,8 @@ export class AuditSpool {
     if (isFresh && !isDurable && this.#name === "router") return known;
     if (known !== undefined) known.lookedMs = nowMs;
     const status = statSync(path, { throwIfNoEntry: false });
-    const isKnown = known !== undefined && status?.ino === known.ino && status.size < limit("auditBytes");
+    const rotates = (status?.size ?? 0) >= limit("auditBytes") && this.#mayRotate(path);
+    const isKnown = known !== undefined && status?.ino === known.ino && !rotates;
     if (isKnown && status.size === known.end) return known;
     if (isKnown) {
       known.end = status.size;
@@ -162,7 +181,7 @@ export class AuditSpool {
     if (known !== undefined) closeSync(known.fd);
     this.#file = undefined;
     this.makeFolder();
-    rotateSpool(path);
+    if (rotates) rotateSpool(path);
     this.#isNew ||= !existsSync(path);
     const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW } = constants;
     const fd = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
@@ -231,17 +250,20 @@ export function rotateSpool(path: string): void {
 
 /**
  * Must be called from time to time: rotates large spools. Beyond the limit for all spools, the largest one loses its
- * oldest file, so workers that are often denied remove only their own records.
+ * oldest file, so workers that are often denied remove only their own records. That of the router is left alone: it
+ * waits for the chain, and has a bound of its own.
  */
 export function keepSpools(folder: string, totalMax = limit("auditTotalBytes")): void {
   const spools = listSpools(folder).map((path) => {
-    rotateSpool(path);
+    const isOwn = basename(path) === ROUTER_SPOOL;
+    if (!isOwn) rotateSpool(path);
     const files = filesOf(path).map((file) => ({ file, bytes: sizeOf(file) }));
-    return { files, bytes: files.reduce((sum, { bytes }) => sum + bytes, 0) };
+    return { isOwn, files, bytes: files.reduce((sum, { bytes }) => sum + bytes, 0) };
   });
   let total = spools.reduce((sum, { bytes }) => sum + bytes, 0);
-  while (total > totalMax) {
-    const largest = spools.reduce((most, spool) => (spool.bytes > most.bytes ? spool : most));
+  const others = spools.filter(({ isOwn, files }) => !isOwn && files.length > 0);
+  while (total > totalMax && others.some(({ bytes }) => bytes > 0)) {
+    const largest = others.reduce((most, spool) => (spool.bytes > most.bytes ? spool : most));
     const { file, bytes } = largest.files.pop()!;
     rmSync(file, { force: true });
     largest.bytes -= bytes;

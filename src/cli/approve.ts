@@ -186,7 +186,7 @@ async function revokeGrant(context: Context, id: string): Promise<number> {
 const GAP = "  ";
 const HEAD = ["id", "worker", "tool", "age", "left"];
 /** Of a column, so that rows that come later stand below those of before. */
-const WIDTHS = [12, 16, 20, 6];
+const WIDTHS = [16, 22, 20, 6]; // of a router that has seen many, and of the worker of a session
 
 function tableOf(all: readonly ApprovalStatus[], hasHead = true): string[] {
   const now = Date.now();

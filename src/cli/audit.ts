@@ -126,8 +126,14 @@ function asText(line: AuditLine): string {
 function told(facts: Readonly<Record<string, unknown>>): string[] {
   return Object.entries(facts)
     .filter(([, value]) => value !== null && value !== "" && !(Array.isArray(value) && value.length === 0))
-    .map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`);
+    .map(
+      ([key, value]) =>
+        `${key}=${typeof value === "string" && !LOOKS_LIKE_MORE.test(value) ? value : JSON.stringify(value)}`,
+    );
 }
+
+/** Of a text, which may be a worker's: it would look like more than one fact, or like one in quotes. */
+const LOOKS_LIKE_MORE = /\s\s|^[\s"]|\s$/;
 
 /** Flags that choose a part of the audit. */
 const NARROWER = [

@@ -97,18 +97,6 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .option("--max-cpu <percent>", "processor limit, 100 is one core")
     .option("--instances <n>", "number of processes (default: 1)")
     .option("--group <name>", "select it with @NAME")
-    .option("--allow-tools <globs>", "grant tools of the host's plugins: files.read, files.*,… (see docs/host.md)")
-    .option(
-      "--unsafe-tools",
-      "grant them under a policy that shows your files too; none of high risk or with a credential",
-    )
-    .option("--approval-timeout <time>", "how long a person is asked about a call of high risk (default: 5m)")
-    .option("--tool-group <name>", "whose data its tools work on (default: that of its name)")
-    .addOption(
-      new Option("--transport <how>", "how it asks for its tools (default: shm; see docs/host.md)").choices([
-        ...TRANSPORTS,
-      ]),
-    )
     .option("--depends-on <name>", "start this app first (repeatable)", collect)
     .option("--cron <expr>", "restart on a schedule")
     .option("--watch", "restart when files in its folder change")
@@ -229,7 +217,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     add(
       "run",
       "run a script once in the foreground, and exit with its status",
-      "ipcctl run job.py -- input.csv\nipcctl run -c 'print(1)' --timeout 5",
+      "ipcctl run job.py -- input.csv\nipcctl run -c 'print(1)' --timeout 5\nipcctl run --allow-tools='files.*' agent.py <question.txt >answer.txt",
     ),
   )
     .argument("[script]")
@@ -790,7 +778,19 @@ function runFlags(command: Command): Command {
       "what it may do: see `ipcctl policy list`, or the path of a file (default: no-network for `start` of Python, strict for `run`)",
     )
     .option("--umask <mode>", "mask for the modes of new files, in octal (default: that of this shell)")
-    .option("--max-memory <size>", "memory limit, for example 512M");
+    .option("--max-memory <size>", "memory limit, for example 512M")
+    .option("--allow-tools <globs>", "grant tools of the host's plugins: files.read, files.*,… (see docs/host.md)")
+    .option(
+      "--unsafe-tools",
+      "grant them under a policy that shows your files too; none of high risk or with a credential",
+    )
+    .option("--approval-timeout <time>", "how long a person is asked about a call of high risk (default: 5m)")
+    .option("--tool-group <name>", "whose data its tools work on (default: that of its name)")
+    .addOption(
+      new Option("--transport <how>", "how it asks for its tools (default: shm; see docs/host.md)").choices([
+        ...TRANSPORTS,
+      ]),
+    );
 }
 
 /** What runs, and as which user: the effect of a policy depends on both. */

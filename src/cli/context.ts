@@ -179,10 +179,10 @@ export function jsonText(value: unknown, replacer?: (key: string, value: unknown
   );
 }
 
-/** Names and fields come from users: control characters are shown, not obeyed. */
+/** Names and fields come from users: what controls a terminal, reorders text or is invisible is shown, not obeyed. */
 export function printable(text: string): string {
-  return text.replace(
-    /[\u0000-\u001f\u007f-\u009f]/g,
-    (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`,
-  );
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\p{Cf}\p{Zl}\p{Zp}]/gu, (char) => {
+    const code = char.codePointAt(0)!;
+    return code <= 0xff ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u{${code.toString(16)}}`;
+  });
 }

@@ -2,6 +2,7 @@
 import { createReadStream, openSync, rmSync, closeSync, writeSync, fstatSync } from "node:fs";
 import { basename } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { toGroup } from "../base/names.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
 import type { StoredFile } from "../protocol/stored.ts";
@@ -47,7 +48,8 @@ export async function listFiles(context: Context, group: string, { conversation 
   using connection = await context.connect();
   const files = await connection.files(group).list({ conversation });
   if (context.isJson) context.print(JSON.stringify(files));
-  else if (files.length === 0) context.note(`no files; put one there with: ipcctl files put ${shellWord(group)} FILE`);
+  else if (files.length === 0)
+    context.note(`no files${inGroup(group)}; put one there with: ipcctl files put ${shellWord(group)} FILE`);
   for (const { id, name, bytes, written_by, conversation_id } of context.isJson ? [] : files)
     context.print(
       [id, formatBytes(bytes).padStart(8), printable(written_by), conversation_id ?? "-", name]
@@ -55,6 +57,12 @@ export async function listFiles(context: Context, group: string, { conversation 
         .join("  "),
     );
   return 0;
+}
+
+/** Of a name that is spelled in another way, what is meant by it: nobody can have a group of the name as it stands. */
+export function inGroup(name: string): string {
+  const group = toGroup(name);
+  return group === name ? "" : ` in the group ${group}, which ${JSON.stringify(name)} is`;
 }
 
 /**

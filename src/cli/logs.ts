@@ -29,7 +29,13 @@ export type LogFlags = {
   raw?: boolean;
 };
 
-type Place = { readonly name: string; readonly dir: string; readonly isOver?: (() => boolean) | undefined };
+type Place = {
+  readonly name: string;
+  readonly dir: string;
+  /** Its output went to whoever started it. */
+  readonly isElsewhere?: boolean;
+  readonly isOver?: (() => boolean) | undefined;
+};
 
 /** @param isAttached ends when the workers have ended for good, with 1 if one of them failed */
 export async function logs(
@@ -39,6 +45,9 @@ export async function logs(
   isAttached = false,
 ): Promise<number> {
   const places = await findLogs(context, patterns);
+  for (const { name, isElsewhere } of places)
+    if (isElsewhere)
+      context.note(`${printable(name)}: it has no log: its output goes to the terminal, file or program that ran it`);
   const sources = places.map(({ name, dir, isOver }) => localLog(name, dir, { isOver }));
   const selection: LogSelection = {
     lines:
@@ -204,7 +213,12 @@ async function findLogs(context: Context, patterns: readonly string[], mayStart 
   try {
     using connection = await context.connect(mayStart);
     const all = await connection.status();
-    return pick(all, wanted).map((one) => ({ name: one.name, dir: one.log_dir, isOver: overOf(one) }));
+    return pick(all, wanted).map((one) => ({
+      name: one.name,
+      dir: one.log_dir,
+      isOver: overOf(one),
+      isElsewhere: one.stdio === "caller",
+    }));
   } catch (error) {
     if (!(error instanceof IpcError) || error.code !== "NO_DAEMON" || !existsSync(context.paths.workersDir))
       throw error;

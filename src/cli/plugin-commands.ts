@@ -12,6 +12,7 @@ export type AcceptFlags = { digest?: string };
 export type RemoveFlags = { data?: boolean };
 export type CallFlags = { toolGroup?: string };
 
+const ARGUMENTS = "the names and types of its arguments: ipcctl types --tools";
 /** What a person compares by eye, and so as much as a script must give. */
 const DIGEST_DIGITS_MIN = 12;
 /** Files that are named one by one, when a version follows another. */
@@ -51,12 +52,12 @@ export async function callTool(
     args = JSON.parse(text);
   } catch (error) {
     throw new IpcError("USAGE", `the arguments of ${tool} are not JSON: ${(error as Error).message}`, {
-      hint: `for example: ipcctl plugin call ${shellWord(tool)} '{"value":1}'`,
+      hint: ARGUMENTS,
     });
   }
   if (typeof args !== "object" || args === null || Array.isArray(args))
     throw new IpcError("USAGE", `the arguments of ${tool} are not an object`, {
-      hint: `for example: ipcctl plugin call ${shellWord(tool)} '{"value":1}'`,
+      hint: ARGUMENTS,
     });
   using connection = await context.connect();
   const answer = await connection.callTool(tool, args as Record<string, unknown>, toolGroup);
@@ -67,6 +68,7 @@ export async function callTool(
   const { code, message } = answer.error;
   if (context.isJson) context.print(jsonText(answer.error));
   else context.note(`${code}: ${visibly(message)}`);
+  if (code === "UNKNOWN_TOOL" && !context.isJson) context.note("see: ipcctl plugin list");
   return Object.hasOwn(HOST_EXITS, code) ? HOST_EXITS[code as keyof typeof HOST_EXITS] : 1;
 }
 

@@ -63,6 +63,7 @@ declare module "ipcctl/plugin" {
     readonly tools: Readonly<Record<string, Tool>>;
     /** A live check of credential and service. @throws with what is wrong */
     readonly verify?: () => Promise<void>;
+    /** Before its process is stopped or exchanged, which waits two seconds for it. Nobody can call a tool any more. */
     readonly shutdown?: () => Promise<void>;
   };
   export type Plugin<Config = unknown> = (start: PluginStart<Config>) => Running | Promise<Running>;

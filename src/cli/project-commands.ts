@@ -2,7 +2,7 @@
 import { IpcError } from "../base/errors.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { ROLES, type Role, type Values } from "../protocol/stored.ts";
-import type { ConversationFlag } from "./file-commands.ts";
+import { inGroup, type ConversationFlag } from "./file-commands.ts";
 import { jsonText, printable, type Context } from "./context.ts";
 
 export type ShowFlags = ConversationFlag & { lines: number };
@@ -40,7 +40,7 @@ export async function showProject(
           `conversation ${printable(conversation_id)}: ${messages} ${messages === 1 ? "message" : "messages"}`,
         );
       if (conversations.length + Object.keys(shown.values).length === 0)
-        context.note(`nothing is set; for example: ipcctl project set ${shellWord(group)} name=Sales`);
+        context.note(`nothing is set${inGroup(group)}; for example: ipcctl project set ${shellWord(group)} name=Sales`);
     }
     return 0;
   }

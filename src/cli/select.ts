@@ -1,6 +1,7 @@
 /** Which workers a pattern matches: a name, an app's instances, a glob, `all`, `@group`. */
 import { IpcError } from "../base/errors.ts";
 import { findWorkerId } from "../base/names.ts";
+import { nearTo } from "../base/near.ts";
 import { type WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 
@@ -45,22 +46,10 @@ export function matches(worker: Selectable, pattern: string): boolean {
 function notFound(pattern: string, all: readonly Selectable[]): IpcError {
   if (pattern.startsWith("@"))
     return new IpcError("NOT_FOUND", `no worker is in group ${pattern.slice(1)}`, { hint: "see: ipcctl status" });
-  const near = all
-    .map((worker) => worker.name)
-    .filter((name) => distance(name, pattern.toLowerCase()) <= 2)
-    .slice(0, 3);
+  const near = nearTo(
+    pattern,
+    all.map((worker) => worker.name),
+  );
   const hint = near.length > 0 ? `did you mean ${near.join(", ")}?` : "see: ipcctl status";
   return new IpcError("NOT_FOUND", `no worker matches ${JSON.stringify(pattern)}`, { hint });
-}
-
-/** Edit distance, for typos. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++)
-      next[j] = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1));
-    row = next;
-  }
-  return row[b.length]!;
 }

@@ -8,6 +8,7 @@ import { findWorkerId } from "../base/names.ts";
 import { parseCount, parseDurationMs, parseMemoryBytes } from "../base/units.ts";
 import type { Definition } from "../protocol/project.ts";
 import { chosenDefault } from "../base/default-policies.ts";
+import { STDIN } from "../launch/languages.ts";
 import { grantsOf, policyPath, type PolicyFlags } from "./exceptions.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { act } from "./control.ts";
@@ -119,14 +120,17 @@ async function isKnown(context: Context, pattern: string): Promise<boolean> {
   return pattern === "all" ? all.length > 0 : all.some((worker) => matches(worker, pattern));
 }
 
-function fromFlags(
+/** @param code in place of an operand and of a command */
+export function fromFlags(
   context: Context,
   operand: string | undefined,
   args: readonly string[],
   flags: StartFlags,
+  code?: string,
 ): Definition {
   const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
-  const script = operand === undefined ? undefined : flags.cwd === undefined ? operand : context.resolve(operand);
+  const isPath = operand !== undefined && operand !== STDIN;
+  const script = isPath && flags.cwd !== undefined ? context.resolve(operand) : operand;
   if (!statSync(cwd, { throwIfNoEntry: false })?.isDirectory())
     throw new IpcError("USAGE", `--cwd: ${cwd} is not a directory`);
   if (script !== undefined && basename(script) === "ipcctl.py")
@@ -136,13 +140,15 @@ function fromFlags(
   const name =
     flags.name ??
     (script === undefined ? basename(flags.command!.trim().split(/\s+/)[0]!) : basename(script, extname(script)));
+  const isCommand = flags.command !== undefined;
   return clean({
     name,
     cwd,
     script,
     command: flags.command,
-    args: script === undefined ? undefined : [...args],
-    ...(script === undefined && args.length > 0 ? commandWithArgs(flags.command!, args) : {}),
+    code,
+    args: isCommand ? undefined : [...args],
+    ...(isCommand && args.length > 0 ? commandWithArgs(flags.command!, args) : {}),
     interpreter: flags.interpreter,
     env: parseEnv(flags.env ?? []),
     env_file: flags.envFile === undefined ? undefined : context.resolve(flags.envFile),

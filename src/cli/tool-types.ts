@@ -3,7 +3,7 @@
  * and texts in those are the plugins': what is no name in a language is left out, and no text ends what it stands in.
  */
 import { IpcError } from "../base/errors.ts";
-import type { JsonObject } from "../host/wire.ts";
+import { isObject, type JsonObject } from "../host/wire.ts";
 import type { Context } from "./context.ts";
 
 /** As the host lists it. */
@@ -62,10 +62,6 @@ function propertiesOf(schema: JsonObject): [name: string, schema: unknown][] {
 
 function requiredOf({ required }: JsonObject): ReadonlySet<unknown> {
   return new Set(Array.isArray(required) ? required : []);
-}
-
-function isObject(value: unknown): value is JsonObject {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** What both languages say of a schema: the alternatives in it, each by itself. */

@@ -233,6 +233,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
     keepFiles({
       ...{ paths, lock, store, server, collector, onLockLost: () => leave(paths, shutdown, logger) },
       forgetOld: async () => (await credentials)?.forgetOld(),
+      renewPlugins: () => hostCalls.renewAll(),
     }),
   );
   shutdown.onRequest((request) => {

@@ -6,24 +6,29 @@ import type { Credentials, Verified } from "../desk/credentials.ts";
 import { requireSafeUrl } from "../desk/oauth.ts";
 import { data, success } from "../protocol/responses.ts";
 import type { Tag } from "../protocol/verbs.ts";
+import type { HostCalls } from "./host-calls.ts";
 import type { VerbTable } from "./verb-table.ts";
 
-export type AuthDeps = { readonly credentials: Credentials; readonly audit: AuditSpool };
+export type AuthDeps = {
+  readonly credentials: Credentials;
+  readonly audit: AuditSpool;
+  readonly hostCalls: Pick<HostCalls, "renew">;
+};
 
 type Asked = { readonly uid: number };
 export type AuthTag = Extract<Tag, `Auth${string}`>;
 
 export const AUTH_HANDLERS: VerbTable<AuthTag, AuthDeps, Asked> = {
-  AuthAdd: ({ name: text, plugin, value }, deps, caller) => {
+  AuthAdd: async ({ name: text, plugin, value }, deps, caller) => {
     const name = parseCredentialName(text, plugin);
-    recorded(deps, caller, { credential: name.full, action: "add" }, () => deps.credentials.add(name, value));
+    await changed(deps, caller, name, "add", () => deps.credentials.add(name, value));
     return { Success: { message: `Added credential ${name.full}`, name: name.full } };
   },
-  AuthLogin: ({ name: text, plugin, ...login }, deps, caller) => {
+  AuthLogin: async ({ name: text, plugin, ...login }, deps, caller) => {
     const name = parseCredentialName(text, plugin);
     const client = { tokenUrl: requireSafeUrl(login.token_url, "token_url"), clientId: login.client_id };
     const { access_token: access, refresh_token: refresh, expires_in: expiresInSeconds } = login;
-    recorded(deps, caller, { credential: name.full, action: "login" }, () =>
+    await changed(deps, caller, name, "login", () =>
       deps.credentials.login(name, client, { access, refresh, expiresInSeconds }),
     );
     return { Success: { message: `Stored the login ${name.full}`, name: name.full } };
@@ -45,14 +50,14 @@ export const AUTH_HANDLERS: VerbTable<AuthTag, AuthDeps, Asked> = {
         return { name, plugin, kind, ...times, trouble };
       }),
     ),
-  AuthRemove: ({ name: text }, deps, caller) => {
+  AuthRemove: async ({ name: text }, deps, caller) => {
     const name = parseCredentialName(text);
-    recorded(deps, caller, { credential: name.full, action: "remove" }, () => deps.credentials.remove(name));
+    await changed(deps, caller, name, "remove", () => deps.credentials.remove(name));
     return success(`Removed credential ${name.full}`);
   },
-  AuthRotate: ({ name: text, value }, deps, caller) => {
+  AuthRotate: async ({ name: text, value }, deps, caller) => {
     const name = parseCredentialName(text);
-    recorded(deps, caller, { credential: name.full, action: "rotate" }, () => deps.credentials.rotate(name, value));
+    await changed(deps, caller, name, "rotate", () => deps.credentials.rotate(name, value));
     return success(`Credential ${name.full} has a new value`);
   },
   AuthRotateKey: (_, deps, caller) => {
@@ -60,6 +65,18 @@ export const AUTH_HANDLERS: VerbTable<AuthTag, AuthDeps, Asked> = {
     return { Success: { message: `A new key seals ${count === 1 ? "1 credential" : `${count} credentials`}`, count } };
   },
 };
+
+/** Before the answer, so that its plugin does what it is called for from then on with the credential as it is now. */
+async function changed(
+  deps: AuthDeps,
+  caller: Asked,
+  { full, plugin }: CredentialName,
+  action: string,
+  work: () => void,
+): Promise<void> {
+  recorded(deps, caller, { credential: full, action }, work);
+  if (plugin !== null) await deps.hostCalls.renew(plugin);
+}
 
 function recorded<T>(
   { audit }: AuthDeps,

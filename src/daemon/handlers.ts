@@ -117,8 +117,8 @@ async function loadHandler(tag: Tag, deps: HandlerDeps): Promise<unknown> {
   if (tag.startsWith("Auth")) {
     const { AUTH_HANDLERS } = await import("./credential-verbs.ts");
     const credentials = await deps.credentials();
-    return (request: RequestOf<AuthTag>, { audit }: HandlerDeps, caller: Caller) =>
-      AUTH_HANDLERS[tag as AuthTag](request as never, { credentials, audit }, caller);
+    return (request: RequestOf<AuthTag>, { audit, hostCalls }: HandlerDeps, caller: Caller) =>
+      AUTH_HANDLERS[tag as AuthTag](request as never, { credentials, audit, hostCalls }, caller);
   }
   if (tag.startsWith("Host")) {
     const { LISTENER_HANDLERS } = await import("./listener-verbs.ts");

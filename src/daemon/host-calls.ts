@@ -13,7 +13,7 @@ import { programPath, ROOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
 import { atMost, sleep } from "../base/patience.ts";
 import type { Paths } from "../base/paths.ts";
-import { TOOL_TOPIC } from "../../contract/host.ts";
+import { HOST_RING_BYTES, TOOL_TOPIC } from "../../contract/host.ts";
 import { foldName, parsePluginName, parseTools } from "../host/manifest.ts";
 import { Grants } from "../host/host-tools.ts";
 import { IN_ROUTER } from "../host/shipped-manifests.ts";
@@ -33,6 +33,7 @@ import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
 import type { KnownPlugin, KnownPlugins } from "./known-plugins.ts";
 import { WorkerRuntimes } from "./worker-runtimes.ts";
+import { isOfPlugin, pluginOf } from "./plugin-workers.ts";
 import { needsOf, Plugins, type NewVersion, type PluginSpec } from "./plugins.ts";
 
 const ROUTER = workerName("host", "router");
@@ -43,8 +44,6 @@ const DRAIN_MS = 30_000;
 /** How long the start of a worker waits for what the router knows of its texts. */
 const REPLACED_MS = 1000;
 const LABEL_BYTES = 16;
-/** Of each ring: the longest request, with its length in front, has to fit. */
-const CAPACITY = 2 * limit("hostMessageBytes");
 /** Between two attempts to give a worker its channel. */
 const AGAIN_MS = 1000;
 /** The same where another one of it came meanwhile. */
@@ -79,11 +78,14 @@ export class HostCalls implements Disposable {
   readonly #timers = new Set<Timer>();
   readonly #plugins: Plugins;
   readonly #runtimes: WorkerRuntimes;
+  /** Of each plugin, the end of what its calls wait for. */
+  readonly #turns = new Map<string, Promise<void>>();
   #router: Promise<CallClient> | undefined;
   /** Of runs that ask by tokens. */
   readonly #admissions = new WeakMap<Worker, { readonly run: number; readonly who: object }>();
   /** Told when a program of ours listens. */
   readonly #listening = new EventTarget();
+  #isRenewing = false;
   #isDisposed = false;
 
   constructor(deps: HostCallsDeps) {
@@ -121,7 +123,7 @@ export class HostCalls implements Disposable {
   /** So that it can ask persons, also where calls wait that it took while no daemon was there. */
   #attend(): void {
     if (this.#isDisposed || this.#deps.registry().find(ROUTER)?.isAttached !== true) return;
-    this.#reachRouter().catch(() => this.#later(AGAIN_MS, () => this.#attend()));
+    this.#reachRouter().catch(() => undefined); // it is tried again
   }
 
   async #connect(worker: Worker): Promise<void> {
@@ -166,7 +168,7 @@ export class HostCalls implements Disposable {
     await client.call(announce, [label, what()], null, { timeout: ROUTER_MS });
     const { join: joinWorkers } = await import("../plane/meet.ts");
     const router = this.#deps.registry().get(ROUTER);
-    return await joinWorkers(placeOf(router), label, placeOf(worker), use, CAPACITY, ROUTER_MS);
+    return await joinWorkers(placeOf(router), label, placeOf(worker), use, HOST_RING_BYTES, ROUTER_MS);
   }
 
   #later(ms: number, act: () => void): void {
@@ -180,20 +182,24 @@ export class HostCalls implements Disposable {
   }
 
   #reachRouter(): Promise<CallClient> {
-    this.#router ??= this.#openRouter().catch((error: unknown) => {
-      this.#router = undefined;
-      throw error;
-    });
-    return this.#router;
+    if (this.#router !== undefined) return this.#router;
+    const opening: Promise<CallClient> = this.#openRouter(() => this.#lose(opening));
+    opening.catch(() => this.#lose(opening));
+    this.#router = opening;
+    return opening;
   }
 
-  #onLost(): void {
+  /** It has ended, or was not to be opened. */
+  #lose(router: Promise<CallClient>): void {
+    if (this.#router !== router) return; // another one has taken its place
     this.#router = undefined;
     this.#later(AGAIN_MS, () => this.#attend());
   }
 
-  async #openRouter(): Promise<CallClient> {
-    const { registry, logger, approvals } = this.#deps;
+  /** @param onLost once it is open */
+  async #openRouter(onLost: () => void): Promise<CallClient> {
+    const { registry, approvals } = this.#deps;
+    let isOpen = false;
     if (registry().find(ROUTER)?.isAttached !== true) await registry().start(this.#definition());
     // What the router asks of us. A plugin that cannot be started is told to whoever called it.
     const bound = new Map<string, Lent>([
@@ -203,8 +209,22 @@ export class HostCalls implements Disposable {
       ["approve", async (asked: unknown) => (await approvals()).ask(asked)],
       ["over", async (id: string, end: End) => (await approvals()).over(id, end)],
     ]);
-    const client = await this.#open(registry().get(ROUTER), bound);
-    await answersSoon(registry().get(ROUTER));
+    const client = await this.#open(registry().get(ROUTER), bound, () => isOpen && onLost());
+    try {
+      await answersSoon(registry().get(ROUTER));
+      await this.#introduce(client);
+      if (!client.isOpen) throw new IpcError("CONNECTION_LOST", `${ROUTER} ended as it was told of this daemon`);
+      isOpen = true;
+      return client;
+    } catch (error) {
+      client[Symbol.dispose](); // the next one is another channel
+      throw error;
+    }
+  }
+
+  /** Tells the router what it has to know of this daemon, and hears what waits for it. @throws if it does not answer */
+  async #introduce(client: CallClient): Promise<void> {
+    const { logger, approvals } = this.#deps;
     const waiting = await client.call<string[]>("waiting", [], null, { timeout: ROUTER_MS });
     // Without what is stored nobody can be asked, and everything else works.
     await approvals()
@@ -220,7 +240,6 @@ export class HostCalls implements Disposable {
     } catch (error) {
       cannotLoad(error as Error);
     }
-    return client;
   }
 
   async #startPlugin(name: string, group: string | null): Promise<void> {
@@ -367,7 +386,8 @@ export class HostCalls implements Disposable {
     const going = this.#deps
       .registry()
       .everyWorker.filter(({ config, row }) => config.transport === "http" && row.run !== row.doneRun);
-    await router.call("leaveAllBut", [going.map((worker) => sessionOf(worker, worker.row.run))]);
+    const sessions = going.map((worker) => sessionOf(worker, worker.row.run));
+    await router.call("leaveAllBut", [sessions], null, { timeout: ROUTER_MS });
   }
 
   /**
@@ -375,19 +395,71 @@ export class HostCalls implements Disposable {
    * wait meanwhile.
    * @throws IpcError if it does not run; then the version of before serves as it did
    */
-  async exchange(name: string, accepted?: NewVersion): Promise<void> {
-    // A router that starts later reads it then.
-    const isRouted = this.#deps.registry().find(ROUTER)?.isAttached === true;
-    const router = isRouted ? await this.#reachRouter() : undefined;
-    await router?.call("hold", [name, DRAIN_MS], null, { timeout: DRAIN_MS + ROUTER_MS });
+  exchange(name: string, accepted?: NewVersion): Promise<void> {
+    return this.#held(name, DRAIN_MS, async (router) => {
+      try {
+        await this.#plugins.exchange(name, accepted);
+      } finally {
+        const spec = this.#plugins.spec(name);
+        if (spec === undefined) await router?.call("withdraw", [name]);
+        else await router?.call("provide", [providedBy(spec)]);
+      }
+    });
+  }
+
+  /**
+   * Its credentials have changed, which a process is told at its start: those that run end, once nothing is under way
+   * in them, and the next call starts another one.
+   * @param isMeant of its processes
+   */
+  async renew(name: string, isMeant: (worker: Worker) => boolean = () => true): Promise<void> {
+    const some = (): boolean =>
+      this.#deps.registry().everyWorker.some((one) => one.isUp && isOfPlugin(one.id, name) && isMeant(one));
+    if (!some()) return;
+    await this.#plugins.readOnce().catch(() => undefined);
+    const tools = this.#plugins.spec(name)?.manifest.provides.tools ?? [];
+    // What takes longer is ended anyhow.
+    const drainMs = Math.max(DRAIN_MS, ...tools.map(({ timeout_s }) => timeout_s * 1000));
+    await this.#held(name, drainMs, async () => {
+      if (some()) await this.#plugins.end(name);
+    });
+  }
+
+  /** To be called now and then: logins end, and a daemon may have been killed before it could {@link renew}. */
+  async renewAll(): Promise<void> {
+    const plugins = this.#deps.registry().everyWorker.filter(({ config, isUp }) => config.kind === "plugin" && isUp);
+    if (plugins.length === 0 || this.#isRenewing) return;
+    this.#isRenewing = true;
     try {
-      await this.#plugins.exchange(name, accepted);
+      const credentials = await this.#deps.credentials();
+      const isOld = ({ id, live }: Worker): boolean =>
+        live !== undefined && credentials.hasChanged(pluginOf(id), Number(live.startedNs / 1_000_000n));
+      const names = new Set(plugins.filter(isOld).map(({ id }) => pluginOf(id)));
+      await Promise.all([...names].map((name) => this.renew(name, isOld)));
     } finally {
-      const spec = this.#plugins.spec(name);
-      if (spec === undefined) await router?.call("withdraw", [name]);
-      else await router?.call("provide", [providedBy(spec)]);
-      await router?.call("release", [name]);
+      this.#isRenewing = false;
     }
+  }
+
+  /** Works while new calls of a plugin wait, and those under way have ended or had this time; one after another. */
+  #held(name: string, drainMs: number, work: (router: CallClient | undefined) => Promise<void>): Promise<void> {
+    const held = async (): Promise<void> => {
+      // A router that starts later reads it then.
+      const isRouted = this.#deps.registry().find(ROUTER)?.isAttached === true;
+      const router = isRouted ? await this.#reachRouter() : undefined;
+      await router?.call("hold", [name, drainMs], null, { timeout: drainMs + ROUTER_MS });
+      try {
+        await work(router);
+      } finally {
+        await router?.call("release", [name]);
+      }
+    };
+    const turn = (this.#turns.get(name) ?? Promise.resolve()).then(held);
+    this.#turns.set(
+      name,
+      turn.catch(() => undefined), // told to whoever asked for it
+    );
+    return turn;
   }
 
   /** Whether it can do its work: it starts, and says nothing against that. */
@@ -408,7 +480,7 @@ export class HostCalls implements Disposable {
   }
 
   /** A channel of ours to a program of ours, once it listens. */
-  async #open(worker: Worker, bound?: ReadonlyMap<string, Lent>): Promise<CallClient> {
+  async #open(worker: Worker, bound?: ReadonlyMap<string, Lent>, onClose?: () => void): Promise<CallClient> {
     if (!worker.isAttached) await this.#listens(worker.id);
     const [{ ChannelTransport }, { CallClient: Client }, { Channel }] = await Promise.all([
       import("../calls/channel-transport.ts"),
@@ -417,9 +489,10 @@ export class HostCalls implements Disposable {
     ]);
     const { name, shimSocket } = placeOf(worker);
     const transport = await ChannelTransport.open((listener) => Channel.open(shimSocket, name, ROUTER_MS, listener));
-    const client = new Client(transport, { name, ...(bound && { bound, onClose: () => this.#onLost() }) });
-    await client.hello;
-    return client;
+    const client = new Client(transport, { name, ...(bound && { bound }), ...(onClose && { onClose }) });
+    if ((await atMost(ROUTER_MS, client.hello)) !== undefined) return client;
+    client[Symbol.dispose]();
+    throw new IpcError("DEADLINE", `${name} has not said within ${ROUTER_MS / 1000} s that it serves`);
   }
 
   /** @throws IpcError DEADLINE */

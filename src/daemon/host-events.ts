@@ -154,7 +154,7 @@ export class HostEvents implements Disposable {
   }
 
   #make(): Opened {
-    const { folder, owner, nowMs, onTrouble, onPublished } = this.#deps;
+    const { folder, configPath, owner, nowMs, onTrouble, onPublished } = this.#deps;
     using parts = new DisposableStack();
     const queue = parts.use(new EventQueue(folder, nowMs));
     const store = parts.use(new SessionStore(folder, nowMs));
@@ -167,7 +167,7 @@ export class HostEvents implements Disposable {
     );
     const dispatcher = parts.use(
       new Dispatcher({
-        ...{ queue, rules: () => this.#now.rules, owner, nowMs, onTrouble, onPublished },
+        ...{ queue, configPath, rules: () => this.#now.rules, owner, nowMs, onTrouble, onPublished },
         isAlive: (name) => sessions.has(name),
         run: (carried) => sessions.run(carried),
         adopt: (entry) => sessions.adopt(entry),

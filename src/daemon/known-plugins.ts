@@ -1,6 +1,7 @@
 /**
  * The plugins of this daemon: where each is from, which version of it a person has accepted, and what is wrong with it.
- * Nothing is kept between two questions: `host.json` and the folders are the user's, who changes them at any time.
+ * Nothing but the hashes of files that have not changed is kept between two questions: `host.json` and the folders are
+ * the user's, who changes them at any time.
  */
 import { lstatSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";

@@ -17,6 +17,11 @@ export function pluginWorker(name: string, group: string | null): string {
   return plain.length <= limit("nameChars") ? plain : `${base}.${sha256(group).slice(0, HASH_CHARS)}`;
 }
 
+/** Of which plugin a worker is a process, of whatever group. */
+export function pluginOf(worker: string): string {
+  return /^[a-z0-9_]*/.exec(worker.slice(workerName("plugin", "").length))![0];
+}
+
 /** Whether a worker is a process of this plugin, for whatever group. */
 export function isOfPlugin(worker: string, name: string): boolean {
   const base = workerName("plugin", name);

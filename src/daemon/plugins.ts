@@ -23,6 +23,8 @@ import { isOfPlugin, pluginWorker } from "./plugin-workers.ts";
 const PYTHON_PLUGIN = join(ROOT, "python/run/plugin.py");
 /** How long a plugin may take to start, its handler included. */
 const START_MS = 30_000;
+/** How long it has for its shutdown, when its process is stopped or exchanged. */
+const SHUTDOWN_MS = 2000;
 
 /** A process of before was taken for one that runs. */
 const ENDED: ReadonlySet<unknown> = new Set(["NOT_RUNNING", "CONNECTION_LOST"]);
@@ -142,7 +144,7 @@ export class Plugins {
     try {
       if (accepted !== undefined) this.#put(name, { ...accepted.next, name });
       else await this.#readAnew(name);
-      await this.kill(name);
+      await this.end(name);
       if (before !== undefined && this.spec(name) !== undefined) await this.start(name);
       accepted?.commit();
     } catch (error) {
@@ -196,7 +198,7 @@ export class Plugins {
     };
     const definition = this.#definition(spec, needs, { id, data, contents });
     // Of a version that no daemon has come to accept, since it was killed.
-    if (registry().find(id)?.config.args?.[0] !== definition.args?.[0]) await this.kill(name, asker);
+    if (registry().find(id)?.config.args?.[0] !== definition.args?.[0]) await this.#endAll(name, asker, SHUTDOWN_MS);
     for (let isSecond = false; ; isSecond = true) {
       // One that runs goes on with what another router has asked it.
       await registry().start(definition);
@@ -206,7 +208,7 @@ export class Plugins {
         return worker;
       } catch (error) {
         const hasJustEnded = ENDED.has((error as { code?: unknown }).code);
-        await this.#end(worker);
+        await this.#end(worker, 0);
         if (isSecond || !hasJustEnded) throw error;
       }
     }
@@ -223,20 +225,29 @@ export class Plugins {
   }
 
   /** At once: what it was asked it must not go on with. @param asker undefined for the processes of all groups */
-  async kill(name: string, asker?: string | null): Promise<void> {
+  kill(name: string, asker?: string | null): Promise<void> {
+    return this.#endAll(name, asker, 0);
+  }
+
+  /** All its processes, each of which has time for its shutdown. */
+  end(name: string): Promise<void> {
+    return this.#endAll(name, undefined, SHUTDOWN_MS);
+  }
+
+  async #endAll(name: string, asker: string | null | undefined, graceMs: number): Promise<void> {
     const registry = this.#deps.registry();
     const isMeant = (worker: Worker): boolean =>
       asker === undefined
         ? isOfPlugin(worker.id, name)
         : worker.id === pluginWorker(name, asker === null ? null : toGroup(asker));
     const meant = [...registry.everyWorker].filter((worker) => worker.config.kind === "plugin" && isMeant(worker));
-    await Promise.all(meant.map((worker) => this.#end(worker)));
+    await Promise.all(meant.map((worker) => this.#end(worker, graceMs)));
   }
 
-  async #end(worker: Worker): Promise<void> {
+  async #end(worker: Worker, graceMs: number): Promise<void> {
     const registry = this.#deps.registry();
     await registry.inTurn(worker.id, { what: `stop ${worker.id}`, workers: [worker.id], isFinal: true }, () =>
-      registry.stopWorker(worker, 0),
+      registry.stopWorker(worker, graceMs),
     );
   }
 
@@ -270,6 +281,7 @@ export class Plugins {
         ? { script: PYTHON_PLUGIN, interpreter: "python3" }
         : { script: programPath("plugin"), interpreter: process.execPath }),
       ...{ policy: JSON.stringify(policy), restart_policy: "no", console: false },
+      stop_timeout: SHUTDOWN_MS,
       ...(hasTables ? { max_memory: MEMORY } : {}),
     };
     return parseAppConfig(JSON.stringify(definition), "/");

@@ -14,6 +14,8 @@ import type { Server } from "./control-server.ts";
 const AUDIT_LOOK_MS = 60_000;
 /** How often the socket's file and the database are checked: somebody may remove them. */
 const FILES_LOOK_MS = 2000;
+/** How often it is looked whether plugins run with a credential that is not what it was, or about to end. */
+const RENEW_LOOK_MS = 5000;
 /** How often values of credentials that were replaced a day ago are removed. */
 const OLD_VALUES_LOOK_MS = 60 * 60_000;
 /** Cleaners of temporary folders remove what nobody has touched for days. */
@@ -26,13 +28,16 @@ export type Kept = {
   readonly server: Server;
   /** Removes the values of credentials that were replaced long enough ago. */
   readonly forgetOld: () => Promise<void>;
+  /** Has plugins start anew whose credentials are not what they were. */
+  readonly renewPlugins: () => Promise<void>;
   readonly collector: AuditCollector;
   /** Another daemon holds the lock: this one must end, and leave its workers to that one. */
   readonly onLockLost: () => void;
 };
 
 /** Watches over the daemon's own files until it is disposed of. */
-export function keepFiles({ paths, lock, store, server, forgetOld, collector, onLockLost }: Kept): Disposable {
+export function keepFiles(kept: Kept): Disposable {
+  const { paths, lock, store, server, forgetOld, renewPlugins, collector, onLockLost } = kept;
   const look = (): void => {
     if (!lock.look()) return onLockLost();
     server.look();
@@ -48,6 +53,7 @@ export function keepFiles({ paths, lock, store, server, forgetOld, collector, on
     }, AUDIT_LOOK_MS),
     // Where others can use the folder, whoever asks for a credential is told.
     setInterval(() => void forgetOld().catch(() => undefined), OLD_VALUES_LOOK_MS),
+    setInterval(() => void renewPlugins().catch(() => undefined), RENEW_LOOK_MS),
   ];
   for (const timer of timers) timer.unref();
   return { [Symbol.dispose]: () => timers.forEach((timer) => clearInterval(timer)) };

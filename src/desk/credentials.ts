@@ -177,6 +177,19 @@ export class Credentials {
     return { values, secrets: this.secrets(names) };
   }
 
+  /** Whether a plugin would be told something else now: a new value has come since, or a login is about to end. */
+  hasChanged(plugin: string, sinceMs: number): boolean {
+    const now = this.#nowMs();
+    const own = this.#vault.entries().filter((entry) => entry.plugin === plugin);
+    return own.some((entry) => {
+      const isUsed = entry.kind === "key" || !own.some(({ full, kind }) => full === entry.full && kind === "key");
+      const content = isUsed ? this.#openAnyhow(entry) : undefined;
+      if (content === undefined) return false; // it goes on with what it has
+      const endsMs = content.login?.expires_at_ms ?? Number.MAX_VALUE;
+      return [content.set_at_ms, endsMs - RENEW_BEFORE_MS, endsMs].some((ms) => sinceMs < ms && ms <= now);
+    });
+  }
+
   /** Whether it can be used: it opens, and a login is renewed by its service. @throws IpcError NOT_FOUND */
   async verify(name: CredentialName): Promise<Verified[]> {
     const all = this.#entriesOf(name);

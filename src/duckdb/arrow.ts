@@ -251,7 +251,11 @@ function timesOf(format: string, data: Uint8Array): Reader | undefined {
     };
   }
   const number = numbersOf(format, data);
-  if (format === "tdD") return (row) => dayOf(Number(number(row)) * DAY_MS) ?? `${number(row)} days after 1970-01-01`;
+  if (format === "tdD")
+    return (row) => {
+      const days = Number(number(row));
+      return infinity(days, DAYS_MAX) ?? dayOf(days * DAY_MS) ?? `${days} days after 1970-01-01`;
+    };
   const per = PER_SECOND[format[2] as keyof typeof PER_SECOND];
   if (format.startsWith("tt")) return (row) => clockOf(BigInt(number(row)), per);
   if (!format.startsWith("ts")) return (row) => String(number(row));
@@ -260,8 +264,18 @@ function timesOf(format: string, data: Uint8Array): Reader | undefined {
     const value = BigInt(number(row));
     const left = ((value % (per * 86_400n)) + per * 86_400n) % (per * 86_400n);
     const day = dayOf(Number((value - left) / per) * 1000);
-    return day === undefined ? (value > 0n ? "infinity" : "-infinity") : `${day}T${clockOf(left, per)}${zone}`;
+    if (day !== undefined) return `${day}T${clockOf(left, per)}${zone}`;
+    return infinity(value, TIMES_MAX) ?? `${fraction(value, per)} seconds after 1970-01-01${zone}`;
   };
+}
+
+/** What DuckDB calls so. */
+const DAYS_MAX = 2 ** 31 - 1;
+const TIMES_MAX = 2n ** 63n - 1n;
+
+function infinity<T extends number | bigint>(value: T, most: T): string | undefined {
+  if (value === most) return "infinity";
+  return value === -most ? "-infinity" : undefined;
 }
 
 function dayOf(ms: number): string | undefined {

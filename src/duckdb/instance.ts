@@ -307,6 +307,16 @@ function fieldsOf(result: Out, options: bigint): readonly ReadField[] {
     names.words[index] = BigInt(Number(api.duckdb_column_name(result.at, index)));
   }
   try {
+    for (const [index, type] of types.words.subarray(0, count).entries()) {
+      const lost = lostIn(type);
+      if (lost === undefined) continue;
+      const name = JSON.stringify(textAt(Number(names.words[index]) as Pointer));
+      throw new ToolError(
+        "USAGE",
+        `sql: the column ${name} has ${lost} in it, which would not come as it is: cast it, as in x::varchar`,
+        { field: "sql" },
+      );
+    }
     check(api.duckdb_to_arrow_schema(options, types.at, names.at, count, schema.at));
     try {
       return readSchema(Number(schema.at), textAt).children;
@@ -317,6 +327,42 @@ function fieldsOf(result: Out, options: bigint): readonly ReadField[] {
     for (let index = 0; index < count; index++)
       api.duckdb_destroy_logical_type((Number(types.at) + 8 * index) as Pointer);
   }
+}
+
+/** Of `duckdb_type`: what Arrow has no type for. DuckDB leaves a part away, or gives bytes that only it can read. */
+const LOST: Readonly<Record<number, string>> = {
+  ...{ 28: "a union", 29: "a bit string", 30: "a time with a zone", 32: "a uhugeint", 35: "a bignum", 41: "a variant" },
+};
+const [LIST, STRUCT, MAP, ARRAY] = [24, 25, 26, 33];
+
+/** What a type has in it that is lost on the way, if anything is. */
+function lostIn(type: bigint): string | undefined {
+  const api = duckdb();
+  const id = api.duckdb_get_type_id(type);
+  if (LOST[id] !== undefined) return LOST[id];
+  for (const inner of typesIn(type, id)) {
+    const [handle, lost] = [new Out(), lostIn(inner)];
+    handle.words[0] = inner;
+    api.duckdb_destroy_logical_type(handle.at);
+    if (lost !== undefined) return lost;
+  }
+  return undefined;
+}
+
+/** Each is the caller's to destroy before the next one is asked for. */
+function* typesIn(type: bigint, id: number): Generator<bigint> {
+  const api = duckdb();
+  if (id === LIST) yield api.duckdb_list_type_child_type(type);
+  else if (id === ARRAY) yield api.duckdb_array_type_child_type(type);
+  else if (id === MAP) yield* mapTypesIn(type);
+  else if (id === STRUCT)
+    for (let at = 0n; at < api.duckdb_struct_type_child_count(type); at++)
+      yield api.duckdb_struct_type_child_type(type, at);
+}
+
+function* mapTypesIn(type: bigint): Generator<bigint> {
+  yield duckdb().duckdb_map_type_key_type(type);
+  yield duckdb().duckdb_map_type_value_type(type);
 }
 
 /** @throws Error with what DuckDB says */

@@ -1,6 +1,6 @@
 /**
- * How often a session may call a tool: a token bucket for each. What is written down and read again after a restart is
- * what was left, so that a worker gains nothing by making the router fall.
+ * How often a worker may call a tool: a token bucket for each. What is written down and read again after a restart is
+ * what was left, so that a worker gains nothing by making the router fall, nor by a new run of itself.
  */
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
@@ -27,7 +27,7 @@ type Bucket = { tokens: number; atMs: number; refused: number };
 
 /** A bucket as it is written down. */
 export type SavedBucket = {
-  readonly session: string;
+  readonly worker: string;
   readonly tool: string;
   readonly tokens: number;
   /** When it held them, in ms of Unix time. */
@@ -37,7 +37,7 @@ export type SavedBucket = {
 };
 
 export class Buckets {
-  readonly #sessions = new Map<string, Map<string, Bucket>>();
+  readonly #workers = new Map<string, Map<string, Bucket>>();
   readonly #now: () => number;
   readonly #onTaken: () => void;
 
@@ -51,8 +51,8 @@ export class Buckets {
   }
 
   /** Takes a token. @returns the seconds until there is one, or 0 if there was */
-  take(session: string, tool: string, rate: Rate): number {
-    const bucket = this.#filled(session, tool, rate);
+  take(worker: string, tool: string, rate: Rate): number {
+    const bucket = this.#filled(worker, tool, rate);
     this.#onTaken();
     if (bucket.tokens >= 1) {
       bucket.tokens--;
@@ -63,37 +63,37 @@ export class Buckets {
     return Math.ceil(((1 - bucket.tokens) * rate.periodMs) / rate.calls + 1) / 1000;
   }
 
-  refused(session: string, tool: string): number {
-    return this.#sessions.get(session)?.get(tool)?.refused ?? 0;
+  refused(worker: string, tool: string): number {
+    return this.#workers.get(worker)?.get(tool)?.refused ?? 0;
   }
 
-  /** A session that has ended. */
-  drop(session: string): void {
-    this.#sessions.delete(session);
+  /** One that is gone for good. */
+  drop(worker: string): void {
+    this.#workers.delete(worker);
   }
 
   /** One that nobody has taken from for longer than any period is full, and forgotten. */
   save(): SavedBucket[] {
     const before = this.#now() - PERIOD_MS_MAX;
-    for (const [session, tools] of this.#sessions) {
+    for (const [worker, tools] of this.#workers) {
       for (const [tool, { atMs }] of tools) if (atMs < before) tools.delete(tool);
-      if (tools.size === 0) this.#sessions.delete(session);
+      if (tools.size === 0) this.#workers.delete(worker);
     }
-    return [...this.#sessions].flatMap(([session, tools]) =>
-      [...tools].map(([tool, { tokens, atMs, refused }]) => ({ session, tool, tokens, at_ms: atMs, refused })),
+    return [...this.#workers].flatMap(([worker, tools]) =>
+      [...tools].map(([tool, { tokens, atMs, refused }]) => ({ worker, tool, tokens, at_ms: atMs, refused })),
     );
   }
 
   /** What was saved, by this process or one before it. */
   restore(saved: readonly SavedBucket[]): void {
     const now = this.#now();
-    for (const { session, tool, tokens, at_ms, refused } of saved)
+    for (const { worker, tool, tokens, at_ms, refused } of saved)
       // A clock that was set back meanwhile fills nothing, and holds nothing back.
-      this.#toolsOf(session).set(tool, { tokens, atMs: Math.min(at_ms, now), refused });
+      this.#toolsOf(worker).set(tool, { tokens, atMs: Math.min(at_ms, now), refused });
   }
 
-  #filled(session: string, tool: string, rate: Rate): Bucket {
-    const tools = this.#toolsOf(session);
+  #filled(worker: string, tool: string, rate: Rate): Bucket {
+    const tools = this.#toolsOf(worker);
     const now = this.#now();
     let bucket = tools.get(tool);
     if (bucket === undefined) {
@@ -106,11 +106,11 @@ export class Buckets {
     return bucket;
   }
 
-  #toolsOf(session: string): Map<string, Bucket> {
-    let tools = this.#sessions.get(session);
+  #toolsOf(worker: string): Map<string, Bucket> {
+    let tools = this.#workers.get(worker);
     if (tools === undefined) {
       tools = new Map();
-      this.#sessions.set(session, tools);
+      this.#workers.set(worker, tools);
     }
     return tools;
   }

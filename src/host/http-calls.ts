@@ -6,7 +6,7 @@
 import { HOST_CODES, TOOL_TOPIC, type HostCode } from "../../contract/host.ts";
 import { limit } from "../base/limits.ts";
 import { findDuplicateKey } from "../protocol/json-keys.ts";
-import { depthOf, type JsonObject } from "./wire.ts";
+import { depthOf, isObject, type JsonObject } from "./wire.ts";
 
 /** Of what a listener has read. Names of headers in small letters. */
 export type HttpRequest = {
@@ -273,8 +273,4 @@ function refuse(
 ): HttpResponse {
   const retriable = Object.hasOwn(HOST_CODES, code) && HOST_CODES[code as HostCode].retriable;
   return respond(status, JSON.stringify({ error: `${code}: ${message}`, code, retriable }), more);
-}
-
-function isObject(value: unknown): value is JsonObject {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

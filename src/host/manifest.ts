@@ -31,7 +31,9 @@ export function parsePluginName(text: string): string {
   const wrong = whatIsWrongWith(text);
   if (wrong === undefined) return text;
   throw new IpcError("USAGE", `${JSON.stringify(text)} cannot be the name of a plugin: ${wrong}`, {
-    hint: "begin with a letter, and use a to z, digits and '_', 32 characters at most",
+    hint: NAME.test(text)
+      ? "choose another name"
+      : "begin with a letter, and use a to z, digits and '_', 32 characters at most",
   });
 }
 

@@ -14,6 +14,7 @@ import {
 } from "../../contract/host.ts";
 import type { AuditEntry } from "../audit/schema.ts";
 import { limit } from "../base/limits.ts";
+import { nearTo } from "../base/near.ts";
 import { bindingOf, sealOf, type Decision } from "./approval.ts";
 import type { Sealed } from "../plane/sealed.ts";
 import type { Buckets } from "./buckets.ts";
@@ -58,6 +59,8 @@ export type Host = {
   readonly record: (entry: AuditEntry) => boolean;
   /** The same for the result of a repeatable call of low risk: soon after the worker has it, and not before. */
   readonly recordSoon?: (entry: AuditEntry) => void;
+  /** Whether there is room for the record of another call. If not, it is refused without one. */
+  readonly mayRecord?: () => boolean;
   /** State of a plugin, for diagnostics. */
   readonly stateOf: (plugin: string) => string;
   /** When to call the tools of a plugin, or of what a program provides for this session. */
@@ -104,6 +107,8 @@ export class Call implements ToolRequest {
   isRouted = false;
   /** It gives up another one, which is the one that gets an answer. */
   isSilent = false;
+  /** Nothing of it was done, and the audit has no room to say so. */
+  isRecorded = true;
   /** As the worker sent it, for its answer; null if it could not be read. */
   sender: string | null = null;
   /** As they came: what is approved is their hash. */
@@ -210,9 +215,17 @@ export const STAGE_FUNCTIONS: Readonly<Record<Stage, StageOf>> = {
   route,
 };
 
-function construct(call: Call): Refusal | undefined {
+const FULL =
+  "the audit has no room until the daemon reads what is in it, so nothing is carried out: `ipcctl daemon status` says why";
+
+function construct(call: Call, host: Host): Refusal | undefined {
   const { request, refusal, correlation } = readRequest(call.bytes);
   call.sender = correlation;
+  const isCall = request?.topic !== CANCEL_TOPIC && request?.topic !== LET_GO_TOPIC;
+  if (isCall && host.mayRecord?.() === false) {
+    call.isRecorded = false;
+    return new Refusal("AUDIT_BROKEN", FULL);
+  }
   return refusal ?? call.channel.enter(call, request);
 }
 
@@ -222,8 +235,19 @@ function topic(call: Call, host: Host): Refusal | undefined {
     return new Refusal("UNKNOWN_TOOL", `topic ${quote(asked)} does not begin with ${TOOL_TOPIC}`);
   const name = asked.slice(TOOL_TOPIC.length);
   call.tool = toolOf(call, host, name);
-  return call.tool === undefined ? new Refusal("UNKNOWN_TOOL", `there is no tool ${quote(name)}`) : undefined;
+  if (call.tool !== undefined) return undefined;
+  return new Refusal("UNKNOWN_TOOL", `there is no tool ${quote(name)}: ${nearOf(call, name)}`);
 }
+
+/** Only among what the session may call: of other tools it is told nothing. */
+function nearOf(call: Call, name: string): string {
+  const names = call.channel.facts().tools.map((tool) => tool.name);
+  const near = nearTo(name, names);
+  const wanted = near.length > 0 ? near : names.filter((one) => one.endsWith(`.${name}`)).slice(0, 1);
+  return wanted.length > 0 ? `did you mean ${wanted.join(", ")}?` : LISTED;
+}
+
+const LISTED = "core.list_tools names those that may be called";
 
 /** What a program provides for this session stands in the place of a plugin, and of all of it. */
 function toolOf({ of }: Call, host: Host, name: string): HostTool | undefined {
@@ -244,7 +268,7 @@ function payload(call: Call, host: Host): Refusal | undefined {
   }
   // A refused request has cost a token as any other, so that nobody tries arguments faster than the rate.
   const { isGranted, rate } = call.of.grants.of(tool);
-  if (isGranted && rate !== undefined) host.buckets.take(call.session, tool.manifest.name, rate);
+  if (isGranted && rate !== undefined) host.buckets.take(call.worker, tool.manifest.name, rate);
   const { wrong, field } = checked;
   const where = field === "" ? "" : ` at ${quote(field)}`;
   return new Refusal("VALIDATION_FAILED", `the arguments of ${tool.manifest.name} are wrong${where}: ${wrong}`, {
@@ -256,8 +280,8 @@ function authorise(call: Call, host: Host): Refusal | undefined {
   const tool = call.tool!; // by an earlier stage
   const { name } = tool.manifest;
   const { isGranted, rate } = call.of.grants.of(tool);
-  if (!isGranted) return new Refusal("UNAUTHORIZED", `the policy of ${call.worker} does not grant ${name}`);
-  const retryAfter = rate === undefined ? 0 : host.buckets.take(call.session, name, rate);
+  if (!isGranted) return new Refusal("UNAUTHORIZED", `the policy of ${call.worker} does not grant ${name}: ${LISTED}`);
+  const retryAfter = rate === undefined ? 0 : host.buckets.take(call.worker, name, rate);
   if (retryAfter === 0) return undefined;
   return new Refusal("RATE_LIMITED", `too many calls of ${name}, the next one in ${retryAfter} s`, { retryAfter });
 }
@@ -592,6 +616,7 @@ export class HostChannel {
   }
 
   #record(call: Call, event: "tool" | "outcome", ended: Ended, found: readonly Found[]): void {
+    if (!call.isRecorded) return;
     const refusal = ended instanceof Refusal ? ended : undefined;
     // One literal and no spread of parts: it is made for each call.
     const entry: AuditEntry = {

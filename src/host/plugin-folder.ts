@@ -27,7 +27,21 @@ export type Hashes = {
 
 export type PluginFolder = Hashes & { readonly manifest: Manifest };
 
-type Found = { readonly path: string; readonly kind: "file" | "folder" | "link"; readonly bytes: number };
+type Found = {
+  readonly path: string;
+  readonly kind: "file" | "folder" | "link";
+  /** Which file it is, and when it was changed last; null for one that was changed just now. */
+  readonly stamp: string | null;
+};
+
+/** So long after a change, another one has another time in every file system. */
+const SETTLED_MS = 1000;
+
+type Known = ReadonlyMap<string, { readonly stamp: string; readonly hash: string }>;
+/** Of folders that were hashed before, the latest last: each start of a worker with tools looks at all of them. */
+const known = new Map<string, Known>();
+/** Of each plugin its folder and the accepted copy. */
+const KNOWN_MOST = 2 * limit("plugins");
 
 const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
 const CHUNK_BYTES = 1 << 20;
@@ -46,17 +60,29 @@ export async function readPluginFolder(name: string, folder: string): Promise<Pl
   return { ...hashes, manifest };
 }
 
-/** @throws IpcError FAILED */
+/** A file that has not changed since is not read again. @throws IpcError FAILED */
 export async function hashFolder(folder: string): Promise<Hashes> {
   const files = new Map<string, string>();
   const lines: string[] = [];
-  for (const { path, kind } of await listFolder(folder)) {
+  const before = known.get(folder);
+  const now = new Map<string, { readonly stamp: string; readonly hash: string }>();
+  for (const { path, kind, stamp } of await listFolder(folder)) {
     if (kind === "folder") continue;
     const at = join(folder, path);
-    const hash = kind === "link" ? sha256(Buffer.from(await readlink(at))) : await hashFile(at);
+    const same = stamp === null ? undefined : before?.get(path);
+    const hash =
+      kind === "link"
+        ? sha256(Buffer.from(await readlink(at)))
+        : same?.stamp === stamp
+          ? same.hash
+          : await hashFile(at);
+    if (stamp !== null) now.set(path, { stamp, hash });
     files.set(path, hash);
     lines.push(`${kind} ${JSON.stringify(path)} ${hash}\n`);
   }
+  known.delete(folder);
+  known.set(folder, now);
+  if (known.size > KNOWN_MOST) known.delete(known.keys().next().value!);
   const hashOf = (some: readonly string[]): string => sha256(Buffer.from(some.join("")));
   const own = `file ${JSON.stringify(MANIFEST)} `;
   return { files, digest: hashOf(lines), code: hashOf(lines.filter((line) => !line.startsWith(own))) };
@@ -92,7 +118,7 @@ async function listFolder(folder: string): Promise<Found[]> {
           "rename it",
         );
       const stat = await lstat(join(root, path));
-      found.push({ path, kind: await kindOf(stat, root, path), bytes: stat.size });
+      found.push({ path, kind: await kindOf(stat, root, path), stamp: stampOf(stat) });
       if (stat.isFile()) bytes += stat.size;
       if (found.length > limit("pluginFiles"))
         throw refused(folder, `has more than ${limit("pluginFiles")} files`, "leave out what it does not need to run");
@@ -103,6 +129,12 @@ async function listFolder(folder: string): Promise<Found[]> {
   };
   await look("", 0);
   return found.toSorted((a, b) => Buffer.compare(Buffer.from(a.path), Buffer.from(b.path)));
+}
+
+/** Nobody can set the time of the change of an inode back. */
+function stampOf(stat: Stats): string | null {
+  if (!stat.isFile() || stat.ctimeMs > Date.now() - SETTLED_MS) return null;
+  return [stat.dev, stat.ino, stat.size, stat.mtimeMs, stat.ctimeMs].join(" ");
 }
 
 async function kindOf(stat: Stats, root: string, path: string): Promise<Found["kind"]> {

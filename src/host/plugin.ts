@@ -72,6 +72,7 @@ export type Running = {
   readonly tools: Readonly<Record<string, Tool>>;
   /** A live check of credential and service. @throws with what is wrong */
   readonly verify?: () => Promise<void>;
+  /** Before its process is stopped or exchanged, which waits two seconds for it. Nobody can call a tool any more. */
   readonly shutdown?: () => Promise<void>;
 };
 

@@ -42,7 +42,7 @@ const PATH_DEFAULT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 export function decideLaunch(
   app: Launchable,
   base: Readonly<Record<string, string | undefined>>,
-  isOnce = false,
+  isOnce?: boolean,
 ): Running {
   requireDirectory(app.cwd);
   return decide(app, writtenEnv(app, base), isOnce);

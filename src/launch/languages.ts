@@ -15,6 +15,8 @@ export type Launchable = {
   readonly command: string | null;
   /** Source text of a Python program. */
   readonly code?: string | null;
+  /** Its caller's: it is run once, in the foreground. */
+  readonly stdio?: "caller" | null;
   readonly args: readonly string[];
   readonly cwd: string;
   readonly interpreter: string | null;
@@ -199,10 +201,10 @@ export function isPythonName(path: string): boolean {
 
 /**
  * @param env of the worker, as far as the user sets it: programs are found by its PATH
- * @param isOnce it is run once, in the foreground
+ * @param isOnce it is run once, in the foreground, whatever has its stdio
  * @throws IpcError START_FAILED if the script does not exist, or is not a script
  */
-export function decide(app: Launchable, env: Environment, isOnce = false): Running {
+export function decide(app: Launchable, env: Environment, isOnce = (app.stdio ?? null) !== null): Running {
   const isCommand = app.script === null && (app.code ?? null) === null;
   const venv = isCommand && app.env.PATH === undefined ? findVenv([app.cwd]) : undefined;
   const path = [...(venv === undefined ? [] : [join(venv, "bin")]), env.PATH ?? ""].join(delimiter);

@@ -239,7 +239,7 @@ function requireToolsFit(
   }
   if (isOnce)
     throw new IpcError("USAGE", "run: tools of the host need the daemon, which run does without", {
-      hint: "start it: ipcctl start SCRIPT --restart no --allow-tools=GLOB",
+      hint: "--transport shm goes through the daemon, as --allow-tools=GLOB does",
     });
   const granted = [...policy.files.read, ...policy.files.write];
   for (const folder of [homeOf(base), stateDir]) {

@@ -105,6 +105,11 @@ function isCovered(path: string | undefined, { files }: Policy): boolean {
   return path === undefined || files.write.some((granted) => isBelow(path, granted.path));
 }
 
+/** Its last words tell the caller what its policy denied, where no log does. */
+export function withWords({ launch: { env }, confinement }: Prepared): Record<string, string> {
+  return confinement === undefined ? env : { ...env, IPCCTL_WORDS_FD: String(WORKER_FD.control) };
+}
+
 export function makeSpec(
   app: AppConfig,
   prepared: Prepared,
@@ -113,16 +118,21 @@ export function makeSpec(
   enforced: Enforced,
 ): Spec {
   const { launch, plan } = prepared;
+  const hasCallersStdio = app.stdio !== null;
+  const wallMs = Math.min(plan.wallMs ?? Infinity, app.timeout ?? Infinity);
   const readyMs = app.ready === "notify" ? app.ready_timeout : 0; // until then its owner has no answer
   return {
     run,
     argv: launch.argv,
-    env: launch.env,
+    env: hasCallersStdio ? withWords(prepared) : launch.env,
     cwd: launch.cwd,
     ...(prepared.ids ? { ids: prepared.ids } : {}),
     stop: { graceMs: app.stop_timeout, signal: SIGTERM },
     killMode: app.kill_mode,
-    ...(app.life === "ephemeral" ? { owner: { claimMs: limit("claimMs") + readyMs } } : {}),
+    ...(app.life === "ephemeral"
+      ? { owner: hasCallersStdio ? ("pipe" as const) : { claimMs: limit("claimMs") + readyMs } }
+      : {}),
+    hasCallersStdio,
     umask: prepared.umask,
     log: {
       maxFileBytes: app.log.max_size,
@@ -133,7 +143,7 @@ export function makeSpec(
     },
     rlimits: mergeLimits(rlimitsOf(app, enforced), heldByGroup(plan.rlimits, enforced)),
     ...(cgroup === undefined ? {} : { cgroup }),
-    ...(plan.wallMs === null ? {} : { wallMs: plan.wallMs }),
+    ...(wallMs === Infinity ? {} : { wallMs }),
     isNotifying: app.ready === "notify",
     rawLogs: rawLogsOf(app),
     confinement: prepared.confinement,

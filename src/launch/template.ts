@@ -60,7 +60,7 @@ const MARK = { argv: "/ipcctl-template/argv", env: "IPCCTL_TEMPLATE", scratch: "
 const LOG_BYTES = 65_536;
 /** The program that keeps the shim is its owner, and nobody else needs the end of what it owns to be orderly. */
 const SERVING: Partial<Spec> = {
-  owner: "stdin",
+  owner: "pipe",
   stop: { graceMs: 0, signal: constants.signals.SIGKILL },
   killMode: "main",
   log: { maxFileBytes: LOG_BYTES, maxFiles: 2, maxTotalBytes: 2 * LOG_BYTES, maxAgeMs: 0, whenFull: "drop" },

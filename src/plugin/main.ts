@@ -31,7 +31,7 @@ let redactor = new Redactor();
 let exact: readonly Buffer[] = [];
 
 redactOutput();
-void serve({
+const serving = serve({
   /** Told by the daemon: the only way in which a credential comes here. One that is set up stays as it is. */
   setUp: async (setup: PluginSetup): Promise<string[]> => {
     starting ??= setUp(setup).finally(() => {
@@ -66,10 +66,19 @@ void serve({
       return said(error, redactor);
     }
   },
-  shutDown: async (): Promise<void> => {
-    await running?.shutdown?.();
-  },
 });
+process.once("SIGTERM", () => void shutDown());
+
+/** Whoever has sent the signal ends us if it takes too long. */
+async function shutDown(): Promise<void> {
+  try {
+    (await serving)[Symbol.dispose]();
+    await running?.shutdown?.();
+  } catch (error) {
+    console.error(error);
+  }
+  process.exit();
+}
 
 async function setUp({ config, credentials, secrets, data, contents, isGuarded }: PluginSetup): Promise<void> {
   const names = Object.keys(credentials);

@@ -104,6 +104,7 @@ const workerShape = {
   group: orNull(text),
   kind: z.enum(KIND_NAMES),
   life: z.enum(LIVES),
+  stdio: orNull(z.literal("caller")),
   owner: orNull(text),
   policy: text,
   denied: z.array(text),

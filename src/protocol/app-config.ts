@@ -9,7 +9,7 @@ import { limit } from "../base/limits.ts";
 import { RESTART_POLICIES, type RestartPolicy } from "../base/restart-policies.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { TRANSPORTS } from "../base/transports.ts";
-import { parseDurationMs, parseSizeBytes, requireMemory } from "../base/units.ts";
+import { formatUptime, parseDurationMs, parseSizeBytes, requireMemory } from "../base/units.ts";
 import { findDuplicateKey } from "./json-keys.ts";
 import { KIND_NAMES, kindOfOld, LIVES } from "./kinds.ts";
 
@@ -36,7 +36,7 @@ const durationUpTo = (maxMs: number) =>
       z.string().transform(wrapped((text) => parseDurationMs(text, "duration"))),
       serdeDuration,
     ])
-    .pipe(z.number().max(maxMs))
+    .pipe(z.number().max(maxMs, `must be at most ${formatUptime(maxMs / 1000)}`))
     .meta({ description: 'a duration: "10s", {"secs":10,"nanos":0}, or milliseconds' });
 const durationMs = durationUpTo(limit("restartDelayMs"));
 
@@ -174,6 +174,11 @@ export const appShape = z.strictObject({
   /** Umask of the caller's shell, as `base_env` is its environment. */
   base_umask: maybe(z.int().min(0).max(0o777)),
   interpreter: maybe(noNul.min(1)),
+  /** `caller`: it has that of its owner, who starts its shim. */
+  stdio: maybe(z.literal("caller")),
+  /** Python code in place of a script. Like `timeout`, only where the stdio is the caller's. */
+  code: maybe(noNul.min(1)),
+  timeout: maybe(durationMs),
   policy: maybe(z.string().min(1)).meta({ description: 'its name, the path of a file, or "auto": by what runs' }),
   default_policy: maybe(z.string().min(1)).meta({ description: 'what "auto" is for a script of Python' }),
   allow: maybe(allow),
@@ -275,7 +280,8 @@ export function normalizeApp(value: unknown, fallbackCwd: string): AppConfig {
     backoff: delays,
     ...app
   } = result.data;
-  if ((app.command === null) === (app.script === null)) throw badConfig("exactly one of command and script is needed");
+  requireOneProgram(app);
+  requireCaller(app);
   if (app.stdin !== null && app.kind !== "session") throw badConfig("stdin: only a session has one");
   if (app.life === "ephemeral") requireOneRun(value as Partial<Written>);
   const words = app.command === null ? [] : commandWords(app.command, app.args);
@@ -294,6 +300,26 @@ export function normalizeApp(value: unknown, fallbackCwd: string): AppConfig {
       }),
     backoff: delays ?? backoff.parse({}),
   };
+}
+
+function requireOneProgram({ command, script, code }: Pick<Written, "command" | "script" | "code">): void {
+  if ([command, script, code].filter((one) => one !== null).length === 1) return;
+  throw badConfig("exactly one of command and script is needed");
+}
+
+/** The stdio of a program is its worker's as long as both run, and only that program can hand it over. */
+function requireCaller(app: Omit<AppConfig, "health" | "log" | "backoff" | "args" | "cwd">): void {
+  if (app.stdio === null) {
+    const without = (["code", "timeout"] as const).find((field) => app[field] !== null);
+    if (without === undefined) return;
+    throw badConfig(`${without}: only a worker with the stdio of its caller has one: add "stdio": "caller"`);
+  }
+  if (app.life !== "ephemeral")
+    throw badConfig('stdio: only an ephemeral worker has that of its caller: add "life": "ephemeral"');
+  if (app.ready === "notify")
+    throw badConfig("ready: nobody waits for a worker with the stdio of its caller: leave it out");
+  const log = (["stdout_log", "stderr_log", "combined_log"] as const).find((field) => app[field] !== null);
+  if (log !== undefined) throw badConfig(`${log}: a worker with the stdio of its caller has no log: leave it out`);
 }
 
 /** What runs once cannot be told when to run again. */

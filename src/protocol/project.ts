@@ -35,6 +35,9 @@ const NOT_WRITTEN = {
   policy_wanted: true,
   life: true,
   owner: true,
+  stdio: true,
+  code: true,
+  timeout: true,
 } as const;
 
 /** JSON Schema of `ipcctl.json`, for editors. */

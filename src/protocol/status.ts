@@ -55,6 +55,8 @@ export type WorkerStatus = {
   /** What it is for. */
   kind: KindName;
   life: Life;
+  /** `caller`: it has that of its owner, and no log. */
+  stdio: "caller" | null;
   /** With what an ephemeral worker ends: `process:PID`. Null: with nothing. */
   owner: string | null;
   policy: string;
@@ -270,6 +272,7 @@ const UNKNOWN_WORKER: WorkerStatus = {
   group: null,
   kind: "app",
   life: "stored",
+  stdio: null,
   owner: null,
   policy: "trusted",
   denied: [],

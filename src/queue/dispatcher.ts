@@ -1,5 +1,8 @@
 /** Carries out what waits in the queue, by the rules of the moment, and as many at once as they say. */
+import { existsSync } from "node:fs";
+import { dirname } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { shellWord } from "../base/shell-words.ts";
 import type { Rule } from "../host/host-config.ts";
 import type { Entry, EventQueue, NewEvent, Published, StoredEvent, Target } from "./event-queue.ts";
 import type { HostRules } from "./host-rules.ts";
@@ -15,6 +18,8 @@ export type Carried = {
 
 export type DispatcherDeps = {
   readonly queue: EventQueue;
+  /** The file that they are in. */
+  readonly configPath: string;
   /** As they are now: the file may be read anew. */
   readonly rules: () => HostRules;
   /** Names this process, until an entry has one of its own. */
@@ -94,7 +99,7 @@ export class Dispatcher implements Disposable {
   prompt({ text, source, rule: named, session = null, key, tries }: NewPrompt): Published {
     const rules = this.#deps.rules();
     const rule = rules.find(named ?? rules.prompt ?? "");
-    if (rule === undefined) throw noRule(rules.names, named);
+    if (rule === undefined) throw noRule(rules.names, named, this.#deps.configPath);
     const event = { topic: PROMPT_TOPIC, data: { prompt: text, session }, key, source };
     const target = { rule: rule.name, group: rule.start.group, queue: rule.queue, session };
     return this.#publish(event, [tries === undefined ? target : { ...target, tries }]);
@@ -190,19 +195,31 @@ export class Dispatcher implements Disposable {
   }
 }
 
-/** Which rules there are is the way out. */
-function noRule(names: readonly string[], named: string | undefined): IpcError {
+/** It answers what it is asked. */
+const FIRST_RULE = { name: "ask", on: PROMPT_TOPIC, start: { command: "printenv IPCCTL_PROMPT" } };
+
+/** Which rules there are is the way out, or how to have a first one. */
+function noRule(names: readonly string[], named: string | undefined, path: string): IpcError {
   const message =
     named === undefined
       ? "host.json does not say which rule prompts start"
       : `host.json has no rule ${JSON.stringify(named)}`;
   const [first] = names;
-  if (first === undefined) return new IpcError("NOT_FOUND", message, { hint: "add one to its rules" });
+  if (first === undefined) return new IpcError("NOT_FOUND", message, { hint: asFirst(path) });
   const hint =
     named === undefined
-      ? `add "prompt": ${JSON.stringify(first)}, or name one with --rule`
+      ? `add "prompt": ${JSON.stringify(first)}, or name one with --rule: ipcctl prompt --rule ${shellWord(first)} 'What is new?'`
       : `it may be ${names.join(" or ")}`;
   return new IpcError("NOT_FOUND", message, { hint });
+}
+
+/** For a shell, unless that would replace what somebody has written. */
+function asFirst(path: string): string {
+  const example = JSON.stringify({ rules: [FIRST_RULE], prompt: FIRST_RULE.name });
+  const reread = `kill -HUP ${process.pid}`;
+  if (existsSync(path)) return `add to ${path}: ${example.slice(1, -1)}; and then: ${reread}`;
+  const [folder, file] = [dirname(path), path].map(shellWord);
+  return `for example: mkdir -p ${folder} && echo ${shellWord(example)} > ${file} && ${reread}`;
 }
 
 /** To try it again is of no use. */

@@ -4,22 +4,33 @@
  */
 import { join } from "node:path";
 import { AuditSpool } from "../audit/spool.ts";
+import { mayRotate, untakenBytes } from "../audit/taken.ts";
 import { ChannelTransport } from "../calls/channel-transport.ts";
 import { callContext, CallServer } from "../calls/server.ts";
 import { Channel } from "../plane/channel.ts";
 import { meet } from "../plane/meeting.ts";
 import { Journal } from "./journal.ts";
+import { Pace } from "./pace.ts";
 import { Router } from "./router.ts";
 import { filesNamedIn, startShipped } from "./shipped.ts";
 
 void begin(process.argv[2]!);
 
 async function begin(stateDir: string): Promise<void> {
-  const audit = new AuditSpool(stateDir, "router");
+  const audit = new AuditSpool(stateDir, "router", mayRotate);
+  const untaken = (): number | undefined => untakenBytes(audit.path);
   const router = new Router(
     await startShipped(join(stateDir, "data")),
     new Journal(join(stateDir, "data/router/journal.sqlite")),
-    (entries) => audit.writeAll(entries),
+    {
+      write: (entries) => audit.writeAll(entries),
+      pace: new Pace({
+        get written() {
+          return audit.written;
+        },
+        untaken,
+      }),
+    },
     filesNamedIn(join(stateDir, "data/files")),
   );
   process.once("SIGTERM", () => {

@@ -22,6 +22,7 @@ import { Pipe } from "../plane/pipe.ts";
 import { BrokenChannel } from "../plane/ring.ts";
 import { Asking } from "./asking.ts";
 import type { Journal } from "./journal.ts";
+import type { Pace } from "./pace.ts";
 import { HandedTables } from "./handed-tables.ts";
 import { GroupLinks } from "./group-links.ts";
 import {
@@ -77,6 +78,12 @@ const admission = z.strictObject({
   /** Of JavaScript, at once. */
   runtimes: z.int().min(0).default(0),
 });
+/** The audit of the router. */
+export type Records = {
+  /** False if not all of it could be written. */
+  readonly write: (entries: readonly AuditEntry[]) => boolean;
+  readonly pace: Pace;
+};
 /** Who will be at the other end of a channel, and what its policy grants. */
 export type Admission = z.infer<typeof admission>;
 
@@ -112,7 +119,7 @@ export class Router {
   readonly #asked = new Map<string, HostChannel>();
   /** Their requests that are under way. */
   readonly #answers = new Map<string, Promise<string>>();
-  readonly #record: (entries: readonly AuditEntry[]) => boolean;
+  readonly #records: Records;
   /** Who was called last. */
   #routed: Plugin | undefined;
   /** Of calls that were answered. */
@@ -123,16 +130,10 @@ export class Router {
   #next = 0;
 
   /**
-   * @param record writes to the audit; false if not all of it could be written
    * @param files of a group, for plugins that read them
    */
-  constructor(
-    shipped: ReadonlyMap<string, Plugin>,
-    journal: Journal,
-    record: (entries: readonly AuditEntry[]) => boolean,
-    files: FilesNamed,
-  ) {
-    this.#record = record;
+  constructor(shipped: ReadonlyMap<string, Plugin>, journal: Journal, records: Records, files: FilesNamed) {
+    this.#records = records;
     this.#files = files;
     this.#plugins = new Map(shipped);
     for (const { tools } of shipped.values()) for (const tool of tools) this.#tools.set(tool.manifest.name, tool);
@@ -169,8 +170,9 @@ export class Router {
       },
       record: (entry) => {
         this.recordRest(); // in order
-        return record([entry]);
+        return records.write([entry]);
       },
+      mayRecord: () => records.pace.hasRoom,
       recordSoon: (entry) => void this.#unrecorded.push(entry),
       stateOf: (plugin) => this.#plugins.get(plugin)?.state ?? "ready", // what programs provide is there
       skillOf: (plugin, session) =>
@@ -397,11 +399,14 @@ export class Router {
     };
     /** Who was called by the last request, if that takes longer: the next one probably goes there too. */
     let other: Plugin | undefined;
-    const take = (): void => {
+    const { pace } = this.#records;
+    const take = (): void => (pace.holds(of) ? pace.hold(turn) : turn());
+    const turn = (): void => {
       try {
         for (let used = 0; used < 1;) {
           const request = pipe.tryReceive();
           if (request === undefined) return pipe.isOpen ? sleep() : end();
+          pace.count(of);
           used += of.channels * (1 / TURN_REQUESTS + request.length / TURN_BYTES);
           if (other === undefined) pipe.rouse();
           else if (other instanceof PluginLink) other.rouse();
@@ -438,7 +443,7 @@ export class Router {
   /** Records what no answer was to wait for. */
   recordRest(): void {
     this.#isRecording = false;
-    if (this.#unrecorded.length > 0) this.#record(this.#unrecorded);
+    if (this.#unrecorded.length > 0) this.#records.write(this.#unrecorded);
     this.#unrecorded.length = 0;
   }
 }

@@ -2,10 +2,10 @@
  * `ipc.host.provide("notes", { list: { schema, run } })`: a program carries out itself what workers ask of the host.
  * The host checks, grants, limits and records each call as that of any tool; what comes here is what it let pass.
  */
+import { HOST_RING_BYTES } from "../../contract/host.ts";
 import { ChannelTransport } from "../calls/channel-transport.ts";
 import { callContext, CallServer } from "../calls/server.ts";
 import { IpcError } from "../base/errors.ts";
-import { limit } from "../base/limits.ts";
 import { atMost, sleep } from "../base/patience.ts";
 import { ToolError, type ToolRequest } from "../host/plugin.ts";
 import type { PluginRequest } from "../host/plugin-calls.ts";
@@ -15,8 +15,6 @@ import { lead } from "../plane/meet.ts";
 import type { Verbs } from "../sdk/verbs.ts";
 import { schemaOf, type ArgumentsOf, type ToolSchema, validatorOf } from "./tool-schema.ts";
 
-/** Of each ring: the longest request, with its length in front, has to fit. */
-const CAPACITY = 2 * limit("hostMessageBytes");
 /** How long the router may take to offer the tools. */
 const OFFER_MS = 30_000;
 /** Between two attempts, where the router has ended and the next one starts; growing up to the second number. */
@@ -189,7 +187,7 @@ class Provision implements Provided {
 
   async #offer(verbs: Verbs): Promise<void> {
     const { label, socket } = await verbs.provide(this.#name, this.#definitions, this.#groups, this.#skill);
-    const segment = await lead({ name: "the router", shimSocket: socket }, label, CAPACITY, OFFER_MS);
+    const segment = await lead({ name: "the router", shimSocket: socket }, label, HOST_RING_BYTES, OFFER_MS);
     if (segment === undefined) throw new IpcError("CONNECTION_LOST", "the router did not take the channel");
     const offered = Promise.withResolvers<true>();
     const transport = await ChannelTransport.open((listener) => Channel.serve(segment, listener));

@@ -110,8 +110,10 @@ function describePlain(ending: Ending): string {
   }
 }
 
-/** The error of a `Start` whose process could not be executed. */
+/** The error of a `Start` whose process could not be executed, or has lost its shim before it was ready. */
 export function launchError(ending: Ending, executable: string, isScript: boolean): IpcError {
+  if (ending.kind === "lost")
+    return new IpcError("START_FAILED", describePlain(ending), { hint: "start it again; see: ipcctl doctor" });
   if (ending.step !== "exec")
     return new IpcError("START_FAILED", `${ending.step ?? "launch"}: ${errnoText(ending.status)}`, {
       hint: "see: ipcctl doctor",

@@ -1,5 +1,6 @@
 /** The daemon's side of a shim: starts, adopts and talks to it. What they say is in exchange.ts. */
 import { ERRNO } from "../../contract/linux.ts";
+import { SHIM_FD } from "../../contract/shim.ts";
 import { closeSync, constants, openSync, renameSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { Socket } from "bun";
@@ -227,7 +228,7 @@ export function spawnShim(binary: string, dir: string, spec: Spec): SpawnedShim 
 
 /** A shim whose worker ends with this process, or when `release` is called. */
 export function spawnOwnedShim(binary: string, dir: string, spec: Spec): SpawnedShim & { release(): void } {
-  writeSpec(dir, { ...spec, owner: "stdin" });
+  writeSpec(dir, { ...spec, owner: "pipe" });
   const child = Bun.spawn([binary, dir], { cwd: "/", env: {}, stdio: ["pipe", "ignore", "pipe"] });
   child.unref();
   return {
@@ -237,7 +238,17 @@ export function spawnOwnedShim(binary: string, dir: string, spec: Spec): Spawned
   };
 }
 
-function writeSpec(dir: string, spec: Spec): void {
+/**
+ * A shim that takes the specification which a daemon has written, and gives the worker our stdio. The worker ends with
+ * this process.
+ */
+export function spawnShimHere(binary: string, dir: string): Bun.Subprocess {
+  const stdio: ["inherit", "inherit", "inherit", ...unknown[]] = ["inherit", "inherit", "inherit"];
+  stdio[SHIM_FD.owner] = "pipe";
+  return Bun.spawn([binary, dir], { cwd: "/", env: {}, stdio: stdio as ["inherit", "inherit", "inherit", "pipe"] });
+}
+
+export function writeSpec(dir: string, spec: Spec): void {
   const path = join(dir, "spec");
   writeFileSync(`${path}.tmp`, encodeSpec(spec), { mode: 0o600 });
   renameSync(`${path}.tmp`, path);

@@ -72,8 +72,13 @@ export type Spec = {
   readonly log?: LogSpec;
   readonly rlimits?: readonly Rlimit[];
   readonly cgroup?: string;
-  /** The worker ends with the program that holds the shim's standard input, or that claims it within so long. */
-  readonly owner?: "stdin" | { readonly claimMs: number } | undefined;
+  /**
+   * The worker ends with the program that holds a pipe to the shim (its standard input, or with the caller's stdio a
+   * descriptor behind it), or that claims it within so long.
+   */
+  readonly owner?: "pipe" | { readonly claimMs: number } | undefined;
+  /** The worker gets the stdio of the shim, which whoever starts that has chosen. */
+  readonly hasCallersStdio?: boolean;
   /** What the worker reads from its standard input. It goes through a pipe, and only its length is in the file. */
   readonly input?: string | undefined;
   readonly isNotifying?: boolean;
@@ -102,6 +107,7 @@ export function encodeSpec(spec: Spec): Uint8Array {
     spec.owner !== undefined ||
     spec.input !== undefined ||
     spec.hasCommands === true ||
+    spec.hasCallersStdio === true ||
     confinement?.mounts?.some((step) => step.kind === "bind" && step.isMapped === true) === true ||
     (confinement?.hosts !== undefined && confinement.hasUnix === true);
   const frames: Buffer[] = [
@@ -121,9 +127,10 @@ export function encodeSpec(spec: Spec): Uint8Array {
   }
   if (spec.cgroup !== undefined) frames.push(frame(SPEC.cgroup, Buffer.from(spec.cgroup)));
   if (spec.owner !== undefined)
-    frames.push(frame(SPEC.owner, spec.owner === "stdin" ? Buffer.alloc(0) : u32(spec.owner.claimMs)));
+    frames.push(frame(SPEC.owner, spec.owner === "pipe" ? Buffer.alloc(0) : u32(spec.owner.claimMs)));
   if (spec.input !== undefined) frames.push(frame(SPEC.input, u32(Buffer.byteLength(spec.input))));
   if (spec.isNotifying) frames.push(frame(SPEC.notify, Buffer.alloc(0)));
+  if (spec.hasCallersStdio) frames.push(frame(SPEC.stdio, Buffer.alloc(0)));
   if (asksByLines) frames.push(frame(SPEC.lines, Buffer.alloc(0)));
   if (spec.hasCommands) frames.push(frame(SPEC.commands, Buffer.alloc(0)));
   if (spec.wallMs !== undefined) frames.push(frame(SPEC.wall, u64(spec.wallMs)));

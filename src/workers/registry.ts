@@ -302,7 +302,9 @@ export class Registry implements Disposable {
     }
     worker.start(isAskedFor);
     const isSettled = (): boolean =>
-      (worker.state !== "starting" && worker.state !== "restarting") || worker.launchFailure !== undefined;
+      (worker.state !== "starting" && worker.state !== "restarting") ||
+      worker.isExpected ||
+      worker.launchFailure !== undefined;
     const ms = worker.stopMs + worker.startMs; // a run that an earlier daemon had begun to stop may have to end first
     await worker.waitFor(isSettled, { else: "was not started", ms, signal: turn.signal });
     if (worker.launchFailure) throw worker.launchFailure;

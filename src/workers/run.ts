@@ -2,6 +2,8 @@
  * One run of a worker, from its specification to its end: the link to its shim, what the shim reported, what was
  * requested, its deadlines and monitors. The next run is a new object.
  */
+import { existsSync, rmSync } from "node:fs";
+import { join } from "node:path";
 import { SHIM_EXIT } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { atMost, sleep } from "../base/patience.ts";
@@ -9,9 +11,10 @@ import type { Enforced } from "../shim/cgroup.ts";
 import { failedLaunch, fromExitRecord, lostRun, type Ending } from "../shim/ending.ts";
 import { endByForce, FORCE_WAIT_MS, killLeftovers, killWorker } from "../shim/leftovers.ts";
 import { isLockFree } from "../shim/liveness.ts";
+import { readProcess } from "../shim/proc.ts";
 import { readExitRecord, readRunRecord } from "../shim/records.ts";
 import { noRoom } from "./reserve.ts";
-import { ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "../shim/link.ts";
+import { ShimLink, spawnShim, writeSpec, type CallCounts, type ShimListener, type ShimState } from "../shim/link.ts";
 import type { Spec } from "../shim/spec.ts";
 import type { Guarded } from "../sandbox/guarded.ts";
 import { SIGTERM } from "../../contract/linux.ts";
@@ -54,6 +57,13 @@ export type RunMonitor = Disposable & {
   readonly onAttached?: () => void;
 };
 
+/** Undefined for a process that has ended. Null for one that we cannot see: nobody, or of another PID namespace. */
+function startOf(pid: number | null): number | null | undefined {
+  if (pid === null || pid === 0) return null;
+  const found = readProcess(pid);
+  return found === undefined || found.state === "Z" ? undefined : found.startTime;
+}
+
 type StopRequest = { readonly killAtMs: number; readonly signal: number };
 
 /** The longest that a stop may take, whatever the shim does. */
@@ -75,6 +85,8 @@ export class Run {
   watched: ReadonlyMap<string, Guarded> = new Map();
   /** A user requested it and gets the error: there is no other attempt if it cannot be executed. */
   isAskedFor = false;
+  /** Its owner may start its shim now, or has. */
+  isExpected = false;
   /** It is older than this daemon. */
   isFound = false;
   live: ShimState | undefined;
@@ -149,6 +161,39 @@ export class Run {
       if (this.#stopRequest) return this.#end(failedLaunch(this.number, this.#facts.nowMs()));
       if (performance.now() > deadline) await this.#giveUpLaunch();
       await sleep(pauseMs); // The previous shim is about to end, and still holds the lock.
+    }
+  }
+
+  /**
+   * Its owner spawns the shim, which finds the specification. The result is a link, an ending, or an error: also if
+   * that takes longer than this. A run whose owner is gone before is over as if somebody had stopped it.
+   */
+  async expect(spec: Spec, owner: number | null, withinMs: number): Promise<void> {
+    const { dir, nowMs } = this.#facts;
+    const began = startOf(owner);
+    this.#facts.withRoom(() => writeSpec(dir, spec));
+    this.isExpected = true;
+    this.isAskedFor = false; // from now on its owner sees by itself how it ends
+    this.#listener.onChanged();
+    const deadline = performance.now() + withinMs;
+    for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 20)) {
+      const link = await this.#open();
+      if (this.#isOver) return link?.release();
+      if (link) return this.#attach(link);
+      // A shim has the lock before it takes the specification. To look at the lock earlier could cost it the lock.
+      const isTaken = !existsSync(join(dir, "spec"));
+      const isLate = performance.now() > deadline;
+      const isGone = began === undefined || startOf(owner) !== began;
+      if (isTaken && isLockFree(dir)) return this.#onGone();
+      if (isTaken && performance.now() > deadline + LAUNCH_MS) await this.#giveUpLaunch();
+      if (!isTaken && (isLate || isGone || this.#stopRequest)) {
+        rmSync(join(dir, "spec"), { force: true });
+        if (!isLockFree(dir)) continue; // a shim that was quicker may have read it
+        if (isGone || this.#stopRequest)
+          return this.#end({ ...failedLaunch(this.number, nowMs()), stop_requested: true });
+        throw new IpcError("START_FAILED", `its owner has not started it within ${withinMs / 1000} s`);
+      }
+      await sleep(pauseMs); // Nothing tells that its shim listens, or has ended.
     }
   }
 

@@ -177,7 +177,9 @@ export class Setup {
     const { policy } = prepared.plan;
     this.policyOfRun = prepared.policy;
     run.executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command has a first word
-    const group = this.#deps.cgroups?.create(this.#id, {
+    // Not all callers may move a process of theirs to where the daemon's are.
+    const cgroups = config.stdio === null ? this.#deps.cgroups : undefined;
+    const group = cgroups?.create(this.#id, {
       memoryBytes: lower(config.max_memory, policy.limits.memory),
       cpuPercent: lower(config.max_cpu_percent, policy.limits.cpuPercent),
       pids: policy.limits.pids === null ? null : policy.limits.pids + prepared.plan.extraProcesses,

@@ -5,6 +5,7 @@
 import { appendFileSync, existsSync, mkdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError, never } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
 import { removeTree } from "../base/remove.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
@@ -151,6 +152,10 @@ export class Worker {
   }
   get live(): ShimState | undefined {
     return this.#run?.live;
+  }
+  /** Its owner may start its shim now, or has. */
+  get isExpected(): boolean {
+    return this.#run?.isExpected ?? false;
   }
   get isReady(): boolean {
     return this.#run?.isReady ?? false;
@@ -538,7 +543,8 @@ export class Worker {
       const spec = await this.#setup.specify(run);
       if (this.#run !== run) return;
       this.#writeDefinition();
-      await run.launch(this.#deps.shimBinary, spec);
+      if (this.config.stdio === null) await run.launch(this.#deps.shimBinary, spec);
+      else await run.expect(spec, this.config.owner, limit("claimMs"));
     } catch (error) {
       if (this.#run !== run) return;
       const failure = IpcError.from(isNoRoom(error) ? noRoom(this.dir, error) : error);
@@ -598,7 +604,10 @@ export class Worker {
     const hasRun = ending.kind !== "exec";
     const wasStopping = this.#state === "stopping" || this.#state === "restarting";
     this.#run = undefined;
-    if (!hasRun && !wasStopping)
+    // Whoever waits for its start hears that it came to nothing, also where its shim was killed before it was ready.
+    const isLost = ending.kind === "lost" && this.#state === "starting" && run?.isAskedFor === true;
+    if (ending.pid !== null) this.#lastPid = ending.pid; // of one that was too short to be heard of
+    if ((!hasRun || isLost) && !wasStopping)
       this.#launchFailure = failure ?? launchError(ending, run?.executable ?? this.id, this.config.command === null);
     if (run && hasRun) auditMade(this.#deps.audit, this.id, allNewlyGuarded(run.watched));
     if (hasRun && !wasStopping && ending.kind === "exit" && ending.status !== 0)
@@ -607,7 +616,7 @@ export class Worker {
       );
     if (hasRun) this.#emit({ type: "process_exited", exit_code: ending.kind === "exit" ? ending.status : null });
     if (wasStopping) return this.#finishStopped(run, ending);
-    const verdict = this.#judge(run, ending);
+    const verdict = this.#judge(run, ending, isLost);
     const reason =
       run?.failure ?? (hasRun ? null : this.#launchFailure?.message) ?? describeEnding(ending, this.policyLimits);
     switch (verdict.event) {
@@ -655,8 +664,8 @@ export class Worker {
   }
 
   /** If a user asked for a start that fails, the user is told and tries again: nothing is announced separately. */
-  #judge(run: Run | undefined, ending: Ending): Verdict | { readonly event: "failed" } {
-    if (run?.isAskedFor === true && ending.kind === "exec") return { event: "failed" };
+  #judge(run: Run | undefined, ending: Ending, isLost: boolean): Verdict | { readonly event: "failed" } {
+    if (isLost || (run?.isAskedFor === true && ending.kind === "exec")) return { event: "failed" };
     const { restart_policy, backoff } = this.config;
     return decide(restart_policy, backoff, ending, this.#row.attempts, this.#deps.random());
   }

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import type { Anchor } from "../../src/audit/chain-lines.ts";
 import { AuditCollector } from "../../src/audit/collector.ts";
 import { SpoolCursor } from "../../src/audit/cursor.ts";
+import { AuditSpool } from "../../src/audit/spool.ts";
 import { verifyAudit, type AuditVerdict } from "../../src/audit/verify.ts";
 import { Home, waitUntil } from "../home.ts";
 
@@ -123,3 +124,21 @@ test("what the daemon decides is chained and anchored, also when it is killed, a
   expect([wrong.status, wrong.stderr]).toEqual([2, expect.stringContaining("--verify")]);
   expect((await home.cli("audit", "--since", "yesterday")).status).toBe(2);
 }, 60_000);
+
+test("what a worker says of itself looks like no other fact, and neither turns around nor hides what stands there", async () => {
+  await using home = new Home();
+  const spool = new AuditSpool(home.paths.stateDir, "router");
+  const correlation = "c1  tool=files.delete  granted\u202e\u200b";
+  for (const text of [correlation, '"c1"', "c1 ", "one blank"])
+    spool.write({ worker: "web", event: "tool", verdict: "denied", correlation: text, ms: 1 });
+  const { stdout } = await home.cli("audit");
+  expect(
+    stdout
+      .trim()
+      .split("\n")
+      .map((line) => line.split("  ").slice(4).join("  ")),
+  ).toEqual([
+    'correlation="c1  tool=files.delete  granted\\u{202e}\\u{200b}"  ms=1',
+    ...['correlation="\\"c1\\""  ms=1', 'correlation="c1 "  ms=1', "correlation=one blank  ms=1"],
+  ]);
+});

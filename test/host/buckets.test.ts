@@ -1,4 +1,4 @@
-/** Rates: what a session may take, and what a restart or a clock changes about it. */
+/** Rates: what a worker may take, and what a restart or a clock changes about it. */
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
 import fc from "fast-check";
@@ -15,8 +15,8 @@ function buckets(startMs = 1_000_000) {
   const clock = { ms: startMs };
   return { clock, buckets: new Buckets(() => clock.ms) };
 }
-const takeAll = (some: Buckets, session = "s", tool = "a.b"): void => {
-  while (some.take(session, tool, RATE) === 0);
+const takeAll = (some: Buckets, worker = "s", tool = "a.b"): void => {
+  while (some.take(worker, tool, RATE) === 0);
 };
 
 test.each([
@@ -51,12 +51,12 @@ test("as many calls as the rate says are served at once, and the next one when i
   expect([some.take("s", "a.b", RATE), some.take("s", "a.b", RATE) > 0]).toEqual([0, true]);
 });
 
-test("each session and each tool has its own", () => {
+test("each worker and each tool has its own", () => {
   const { buckets: some } = buckets();
   takeAll(some);
   expect([some.take("t", "a.b", RATE), some.take("s", "a.c", RATE)]).toEqual([0, 0]);
   some.drop("s");
-  expect(some.save().map(({ session }) => session)).toEqual(["t"]);
+  expect(some.save().map(({ worker }) => worker)).toEqual(["t"]);
 });
 
 test("a restart refills nothing; the time that it took does", () => {
@@ -80,7 +80,7 @@ test("a clock that is set back refills nothing and locks nobody out, over a rest
   clock.ms += 6001;
   expect(some.take("s", "a.b", RATE)).toBe(0);
   const { clock: later, buckets: restored } = buckets(10);
-  restored.restore([{ session: "s", tool: "a.b", tokens: 0, at_ms: 9e12, refused: 0 }]);
+  restored.restore([{ worker: "s", tool: "a.b", tokens: 0, at_ms: 9e12, refused: 0 }]);
   later.ms += 6001;
   expect(restored.take("s", "a.b", RATE)).toBe(0);
 });
@@ -111,7 +111,7 @@ test("what the journal cannot write down ends no router, and runs nothing twice"
   const folder = mkdtempSync(join(tmpdir(), "ipcctl-test-"));
   try {
     using journal = new Journal(join(folder, "journal.sqlite"));
-    const saved = [{ session: "a.1", tool: "echo.echo", tokens: 0.5, at_ms: 1000, refused: 2 }];
+    const saved = [{ worker: "a", tool: "echo.echo", tokens: 0.5, at_ms: 1000, refused: 2 }];
     expect(journal.saveBuckets(saved)).toBe(true);
     expect(journal.savedBuckets).toEqual(saved);
     using other = new Database(join(folder, "journal.sqlite"));

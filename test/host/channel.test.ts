@@ -156,6 +156,29 @@ test("threads ask also where the main thread waits for them before there is a ch
   }
 });
 
+test("threads that ask first, all at once, have the channel as soon as one of them has taken it", async () => {
+  const folder = join(home.dir, "together");
+  mkdirSync(folder);
+  const script = join(folder, "first.py");
+  writeFileSync(
+    script,
+    `import threading, time
+from ipcctl import host
+began = time.monotonic()
+some = [threading.Thread(target=host.call, args=("echo.echo", {"value": 1})) for _ in range(8)]
+for one in some: one.start()
+for one in some: one.join()
+print("ended" if time.monotonic() - began < 15 else "late")
+`,
+  );
+  const names = Array.from({ length: 6 }, (_, at) => `together-${at}`);
+  const more = { policy: "analysis", tools: ["echo.*"], restart_policy: "no", cwd: folder };
+  for (const name of names) await home.start(name, script, more);
+  const printed = async (name: string): Promise<string> => (await home.cli("logs", name)).stdout;
+  for (const name of names)
+    await waitUntil(async () => (await printed(name)) === "ended\n", `${name} has ended in time`);
+});
+
 test("a forked process has no channel of its own", async () => {
   await startAsker(home, "forking", {
     policy: JSON.stringify({ version: 1, extends: "analysis", process: { fork: true } }),
@@ -258,7 +281,7 @@ test("what happens to the daemon is nothing to a call, and the next one knows it
   });
 });
 
-test("the death of a router refills no rate", async () => {
+test("neither the death of a router nor a new run of the worker refills a rate", async () => {
   const policy = { version: 1, extends: "analysis", host: { tools: ["echo.*"], rate: { "echo.echo": "3/d" } } };
   await startAsker(home, "limited", { policy: JSON.stringify(policy), tools: [] });
   for (let count = 0; count < 3; count++)
@@ -268,9 +291,12 @@ test("the death of a router refills no rate", async () => {
   await waitUntil(() => {
     using journal = new Database(join(home.paths.dataDir, "router/journal.sqlite"), { readonly: true });
     const row = journal.query<{ value: string }, []>("SELECT value FROM kept WHERE name = 'buckets'").get();
-    const saved = JSON.parse(row?.value ?? "[]") as { session: string; tokens: number }[];
-    return saved.some(({ session, tokens }) => session === "limited.1" && tokens < 1);
+    const saved = JSON.parse(row?.value ?? "[]") as { worker: string; tokens: number }[];
+    return saved.some(({ worker, tokens }) => worker === "limited" && tokens < 1);
   }, "it is written down");
   process.kill((await ipc.status("host-router")).pid!, "SIGKILL");
   expect(await ask("limited", "echo.echo", { value: 4 })).toMatchObject(limited);
+  await ipc.restart("limited");
+  expect(await ask("limited", "core.get_session_info", {})).toHaveProperty("result.session", "limited.2");
+  expect(await ask("limited", "echo.echo", { value: 5 })).toMatchObject(limited);
 });

@@ -131,6 +131,10 @@ describe("the handler", () => {
       "timestamptz '2026-01-02 03:04:05+01'": "2026-01-02T02:04:05+00:00",
       "timestamp_ns '2026-01-01 00:00:00.123456789'": "2026-01-01T00:00:00.123456789",
       "timestamp 'infinity'": "infinity",
+      "timestamptz '-infinity'": "-infinity",
+      "date '-infinity'": "-infinity",
+      "timestamp '294247-01-10 04:00:54.775806'": "9223372036854.775806 seconds after 1970-01-01",
+      "170141183460469231731687303715884105727::hugeint": "170141183460469231731687303715884105727",
       "interval '1 month 2 days 3.5 seconds'": "P1M2DT3.5S",
       "'\\xAA\\x00'::blob": { base64: "qgA=" },
       "[1, null, 3]": [1, null, 3],
@@ -146,6 +150,24 @@ describe("the handler", () => {
     };
     const [found] = (await rows(`select ${Object.keys(cases).join(", ")}`)) as [unknown[]];
     for (const [at, [sql, value]] of Object.entries(cases).entries()) expect([sql, found[at]]).toEqual([sql, value]);
+  });
+
+  test("what has no type of Arrow is refused, and comes as a text", async () => {
+    const cases: Record<string, string> = {
+      "timetz '01:02:03+02'": "01:02:03+02",
+      "340282366920938463463374607431768211455::uhugeint": "340282366920938463463374607431768211455",
+      "'101'::bit": "101",
+      "bignum '12345678901234567890123456789012345678901'": "12345678901234567890123456789012345678901",
+      "union_value(a := 'x')": "x",
+      "42::variant": "42",
+    };
+    for (const [sql, text] of Object.entries(cases)) {
+      const refused = { code: "USAGE", field: "sql", message: expect.stringContaining('"c"') };
+      for (const one of [sql, `[${sql}]`, `{'a': 1, 'b': [${sql}]}`, `map {1: ${sql}}`, `array_value(${sql})`])
+        for (const format of ["rows", "arrow"])
+          expect([one, await refusal(`select ${one} as c`, { format })]).toMatchObject([one, refused]);
+      expect(await rows(`select (${sql})::varchar`)).toEqual([[text]]);
+    }
   });
 
   test("one statement that reads, and parameters that fit it", async () => {

@@ -474,7 +474,15 @@ const dispatcher = (rules: () => HostRules, more: Partial<DispatcherDeps> = {}):
   };
   [jobs, troubles] = [[], []];
   return new Dispatcher({
-    ...{ queue, rules, owner: "daemon 1", isAlive: () => false, run: hold, nowMs: () => nowMs },
+    ...{
+      queue,
+      configPath: "/none/host.json",
+      rules,
+      owner: "daemon 1",
+      isAlive: () => false,
+      run: hold,
+      nowMs: () => nowMs,
+    },
     ...{ onPublished: () => undefined, onSettled: () => undefined },
     onTrouble: ({ message }) => void troubles.push(message),
     adopt: () => Promise.reject(new Error("nothing lives")),

@@ -174,6 +174,28 @@ test("a token is renewed before it ends, once for all who ask, and the old one i
   expect(await new Credentials(state, undefined, () => now).use(NAME)).toBe("access-token-2");
 });
 
+test("what a plugin was told is no longer what it would be told: a new value, and a login that is about to end", async () => {
+  const credentials = await loggedIn();
+  const told = now;
+  const changed = (sinceMs = told): boolean => credentials.hasChanged("mail", sinceMs);
+  expect(changed()).toBe(false);
+  now += 3_539_999;
+  expect(changed()).toBe(false);
+  now += 1;
+  expect(changed()).toBe(true);
+  expect(changed(now)).toBe(false); // it was told since, and the service has not renewed it
+  now += 60_000;
+  expect(changed(now - 1)).toBe(true);
+  await credentials.use(NAME);
+  expect([changed(), changed(now)]).toEqual([true, false]);
+  const since = now;
+  now += 5;
+  credentials.add(NAME, "an-api-key");
+  expect(changed(since)).toBe(true);
+  now += 3_600_000; // of the login, which is not used
+  expect([changed(now - 3_600_000), credentials.hasChanged("other", 0)]).toEqual([false, false]);
+});
+
 test("where the service does not answer a token is used to its end", async () => {
   const credentials = await loggedIn();
   now += 3_590_000;

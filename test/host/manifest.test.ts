@@ -2,16 +2,21 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import {
   chmodSync,
+  closeSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
   truncateSync,
+  utimesSync,
   writeFileSync,
+  writeSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -24,6 +29,7 @@ import { changesOf } from "../../src/host/plugin-changes.ts";
 import { hashFolder, readPluginFolder } from "../../src/host/plugin-folder.ts";
 import { findPlugins } from "../../src/host/plugins-found.ts";
 import { shippedManifests } from "../../src/host/shipped-manifests.ts";
+import { waitUntil } from "../deadline.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 
@@ -212,6 +218,37 @@ test("a config is completed and checked by the plugin's schema", async () => {
   expect((await errorOf(() => parseConfig(parse({}), { rows: 1 }, "config"))).hint).toBe(
     "this plugin has no config: leave it away",
   );
+});
+
+test("a file that has not changed is not read again, and one that has is, whatever its times and its length", async () => {
+  const folder = folderOf("web");
+  const [large, bytes] = [join(folder, "large"), 4_000_000];
+  writeFileSync(large, Buffer.alloc(bytes));
+  const read = (): number => Number(/^rchar: (\d+)$/m.exec(readFileSync("/proc/self/io", "utf8"))![1]);
+  const hashed = async (): Promise<readonly [hash: string, isRead: boolean]> => {
+    const before = read();
+    const hash = (await hashFolder(folder)).files.get("large")!;
+    return [hash, read() - before >= bytes];
+  };
+  const [first, isRead] = await hashed();
+  expect(isRead).toBe(true);
+  // Not before its change is a while ago: another one might have the same time.
+  await waitUntil(async () => !(await hashed())[1], "it is not read again");
+  expect(await hashed()).toEqual([first, false]);
+  const { atime, mtime } = statSync(large);
+  const fd = openSync(large, "r+");
+  writeSync(fd, "x", bytes - 1);
+  closeSync(fd);
+  utimesSync(large, atime, mtime);
+  const [second, isReadAgain] = await hashed();
+  expect([second === first, isReadAgain]).toEqual([false, true]);
+  await waitUntil(async () => !(await hashed())[1], "nor is that");
+  expect((await hashed())[0]).toBe(second);
+  // Another file of the same name, length and times.
+  writeFileSync(`${large}.new`, Buffer.alloc(bytes));
+  utimesSync(`${large}.new`, atime, mtime);
+  renameSync(`${large}.new`, large);
+  expect(await hashed()).toEqual([first, true]);
 });
 
 test("every name and every byte changes the digest of a folder, and nothing else does", async () => {

@@ -474,7 +474,7 @@ test.skipIf(isSkipped)("errors say what is wrong with the statement, and not whe
 test.skipIf(isSkipped)(
   "a table has the rows with their types, and all that make it too large are refused",
   async () => {
-    const { raw, refusal } = await start();
+    const { raw, refusal } = await start({ statement_timeout_ms: 25_000 }); // 256 MiB take long on a busy machine
     const { answer, types, rows } = await queryTable(
       raw,
       "select cast(seq as int) as a, cast(seq as signed) as b, seq * 0.5e0 as c, concat('text ', seq) as d from seq_1_to_20000",

@@ -68,7 +68,13 @@ const SESSION = {
 const allow = (call: Call): Decision => ({ approved: sealOf(bindingOf(call, call.tool!)), uid: 7 });
 
 function setUp(
-  more: { route?: Handler; confirm?: Host["confirm"]; grants?: Grants; isAuditBroken?: boolean } = {},
+  more: {
+    route?: Handler;
+    confirm?: Host["confirm"];
+    grants?: Grants;
+    isAuditBroken?: boolean;
+    mayRecord?: () => boolean;
+  } = {},
   { HostChannel } = pipeline,
 ) {
   const clock = { ms: 1_700_000_000_000 };
@@ -89,6 +95,7 @@ function setUp(
       entries.push(entry);
       return more.isAuditBroken !== true;
     },
+    mayRecord: more.mayRecord ?? (() => true),
     stateOf: (plugin) => `${plugin} is ready`,
     now: () => clock.ms,
     newId: () => `id-${++count}`,
@@ -106,6 +113,24 @@ function setUp(
   ) => send(JSON.stringify({ topic: `tool.invoke.${name}`, correlation, arguments: args }), over);
   return { clock, entries, routed, open, channel, send, call, host };
 }
+test("who asks for a tool that there is not is told which one is near, and of none that is not granted", async () => {
+  const { call, open } = setUp();
+  const told = async (name: string, over = open()): Promise<string> => (await call(name, {}, "1", over)).error!.message;
+  const isNone = (name: string, rest: string): string => `there is no tool ${JSON.stringify(name)}: ${rest}`;
+  const listed = "core.list_tools names those that may be called";
+  expect(await told("files.lst")).toBe(isNone("files.lst", "did you mean files.list?"));
+  expect(await told("Echo.Ecco")).toBe(isNone("Echo.Ecco", "did you mean echo.echo?"));
+  expect(await told("list_tools")).toBe(isNone("list_tools", "did you mean core.list_tools?"));
+  expect(await told("files.unheard_of")).toBe(isNone("files.unheard_of", listed));
+  expect(await told("secret.tel")).toBe(isNone("secret.tel", listed)); // secret.tell is granted to nobody here
+  expect(await told("tell")).toBe(isNone("tell", listed));
+  expect(await told("files.lst", open({ grants: new Grants(["echo.*"]) }))).toBe(isNone("files.lst", listed));
+  expect(await told("secret.tell")).toBe(`the policy of w does not grant secret.tell: ${listed}`);
+  // What is of high risk is there for nobody who may act as its user.
+  expect(await told("files.wpe", open({ grants: new Grants(["files.*"], {}, true) }))).toBe(
+    isNone("files.wpe", listed),
+  );
+});
 const codesOf = (answers: readonly Answer[]): (string | undefined)[] => answers.map(({ error }) => error?.code);
 
 test("only the result of a repeatable call of low risk may be recorded after the answer", async () => {
@@ -293,12 +318,13 @@ test("keys are spelled by the schema only where the transport says so, and what 
   expect((await call("echo.echo", {}, "c3", camel)).error?.code).toBe("RATE_LIMITED");
 });
 
-test("a rate belongs to the session and the tool, and time gives it back", async () => {
+test("a rate belongs to the worker and the tool whatever run it is, and time gives it back", async () => {
   const { call, clock, open } = setUp();
   const list = (over?: HostChannel) => call("files.list", {}, "c", over);
   expect(codesOf([await list(), await list(), await list()])).toEqual([undefined, undefined, "RATE_LIMITED"]);
-  expect(codesOf([await call("echo.echo"), await list(open({ id: "s2" })), await list(open())])).toEqual([
-    ...[undefined, undefined, "RATE_LIMITED"],
+  const [run, other] = [open({ id: "s2" }), open({ id: "s3", worker: "other" })];
+  expect(codesOf([await call("echo.echo"), await list(other), await list(open()), await list(run)])).toEqual([
+    ...[undefined, undefined, "RATE_LIMITED", "RATE_LIMITED"],
   ]);
   clock.ms += 30_001;
   expect(codesOf([await list(), await list()])).toEqual([undefined, "RATE_LIMITED"]);
@@ -413,6 +439,19 @@ test("what is of high risk runs only after a yes that is in the audit", async ()
   const failing = setUp({ confirm: () => Promise.reject(new Error("the desk is gone")) });
   expect(codesOf([await failing.call("files.wipe")])).toEqual(["PLUGIN_ERROR"]);
   expect([...broken.routed, ...failing.routed].map(({ tool: one }) => one!.manifest.name)).toEqual(["echo.echo"]);
+});
+
+test("where the audit has no room, nothing is carried out or recorded, and the next call is once there is", async () => {
+  let hasRoom = false;
+  const { call, send, routed, entries } = setUp({ mayRecord: () => hasRoom });
+  const refused = await call("echo.echo");
+  expect(refused.error).toMatchObject({ code: "AUDIT_BROKEN", retriable: true });
+  expect(refused.error!.message).toContain("daemon status");
+  expect(codesOf([await call("secret.tell"), await send("no JSON")])).toEqual(["AUDIT_BROKEN", "AUDIT_BROKEN"]);
+  expect([routed.length, entries.length]).toEqual([0, 0]);
+  hasRoom = true;
+  expect(codesOf([await call("echo.echo")])).toEqual([undefined]);
+  expect([routed.length, entries.length]).toEqual([1, 1]);
 });
 
 test("a yes is for one request, one tool and one policy, and is looked at again where it is carried out", async () => {

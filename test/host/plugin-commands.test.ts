@@ -126,6 +126,8 @@ test("names are parsed at the door", async () => {
     for (const verb of ["new", "accept", "enable", "disable", "remove"])
       expect({ name, verb, ...(await plugin(verb, name)) }).toMatchObject({ status: 2, stdout: "" });
   expect((await plugin("new", "files")).stderr).toContain("files comes with ipcctl");
+  expect((await plugin("new", "co_re")).stderr).toEndWith("whose tools are the host's own\n  choose another name\n");
+  expect((await plugin("new", "Upper")).stderr).toContain("begin with a letter");
   for (const verb of ["accept", "enable", "disable", "remove"]) {
     expect(await plugin(verb, "nothing")).toMatchObject({
       status: 4,

@@ -53,7 +53,7 @@ const MANIFEST = {
   credentials: ["token"],
   provides: {
     tools: [
-      ...["leak", "refuse", "crash", "whoami", "environment"].map((name) => tool(name)),
+      ...["leak", "refuse", "crash", "whoami", "environment", "length"].map((name) => tool(name)),
       tool("hang", { timeout_s: 0.5 }),
       tool("hang_once", { timeout_s: 0.5, idempotent: false }),
       tool("die"),
@@ -81,6 +81,7 @@ const plugin: Plugin<{ greeting: string }> = ({ config, credentials, data }) => 
       }),
       refuse: () => { throw new ToolError("NO_MONEY", "the account of " + secret + " is empty", { retriable: true, field: "path" }); },
       crash: () => { throw new Error("cannot use " + secret + " at /host/path"); },
+      length: () => ({ length: secret.length }),
       whoami: (_, { worker, group, session }) => ({ worker, group, session }),
       environment: () => ({ env: JSON.stringify(process.env), argv: process.argv }),
       hang: () => { effect("hang"); for (;;); },
@@ -166,6 +167,51 @@ test("the credential is in no environment, no argument, no log, no audit and no 
     expect(readFileSync(join(file.parentPath, file.name), "latin1").includes(SECRET), file.name).toBe(false);
 });
 
+test("a plugin that runs has a new value from the next call on, and none that was removed", async () => {
+  using connection = await home.connect();
+  const { pid } = await ipc.status("plugin-trial");
+  const busy = askBeside("trial.gate_once"); // is not cut off
+  await waitUntil(() => effects("gate_once") === 1, "it is under way");
+  const file = join(home.paths.stateDir, "credentials/trial+token.sealed");
+  const before = readFileSync(file, "utf8");
+  const rotated = connection.rotateCredential("trial/token", `${SECRET}-2`);
+  await waitUntil(() => readFileSync(file, "utf8") !== before, "it is stored");
+  writeFileSync(join(home.paths.dataDir, "trial/open"), "");
+  expect(await busy).toEqual({ result: { done: true } });
+  await rotated;
+  expect(await ask("trial.length")).toEqual({ result: { length: SECRET.length + 2 } });
+  expect((await ipc.status("plugin-trial")).pid).not.toBe(pid);
+  await connection.removeCredential("trial/token");
+  expect((await ask("trial.length")).message).toContain("needs the credential token, which nobody has entered");
+  await connection.addCredential("trial/token", SECRET);
+  expect(await ask("trial.length")).toEqual({ result: { length: SECRET.length } });
+  for (const left of ["open", "effects"]) rmSync(join(home.paths.dataDir, "trial", left));
+});
+
+test("a login that ends while the plugin runs is renewed, and the plugin goes on with the new token", async () => {
+  using connection = await home.connect();
+  let renewals = 0;
+  const answer = (): Response =>
+    Response.json({ access_token: "x".repeat(40 + ++renewals), refresh_token: "good-for-another" });
+  const service = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: answer });
+  const client = { tokenUrl: `http://127.0.0.1:${service.port}/token`, clientId: "tests" };
+  await connection.removeCredential("trial/token");
+  await connection.storeLogin("trial/token", {
+    ...{ ...client, access: "y".repeat(30), refresh: "good-for-one", expiresInSeconds: 61 },
+  });
+  expect(await ask("trial.length")).toEqual({ result: { length: 30 } });
+  expect(renewals).toBe(0);
+  let length: unknown;
+  await waitUntil(async () => {
+    ({ length } = (await ask("trial.length")).result as { length: number });
+    return length !== 30;
+  }, "the new token is used");
+  expect([length, renewals]).toEqual([41, 1]);
+  await service.stop(true);
+  await connection.removeCredential("trial/token");
+  await connection.addCredential("trial/token", SECRET);
+});
+
 test("one that dies is started anew: what may be repeated is, once, and nothing else", async () => {
   expect(await ask("trial.die")).toMatchObject({ code: "PLUGIN_UNAVAILABLE", retriable: true });
   expect(effects("die")).toBe(2);
@@ -227,8 +273,10 @@ test("a person calls, verifies and reloads it by commands", async () => {
   expect(JSON.parse((await home.cli("plugin", "call", "echo.echo", '{"value":[1]}')).stdout)).toEqual({ value: [1] });
   const cases: [string[], number, string][] = [
     [["trial.none"], 4, "UNKNOWN_TOOL: there is no tool"],
+    [["trial.none"], 4, "\nsee: ipcctl plugin list\n"],
+    [["trial.whoamI2"], 4, 'there is no tool "trial.whoamI2": did you mean trial.whoami?'],
     [["trial.whoami", '{"more":1}'], 2, "VALIDATION_FAILED"],
-    [["trial.whoami", "[]"], 2, "are not an object"],
+    [["trial.whoami", "[]"], 2, "are not an object\n  the names and types of its arguments: ipcctl types --tools"],
     [["trial.crash"], 1, "PLUGIN_ERROR"],
   ];
   for (const [args, status, says] of cases) {
@@ -418,4 +466,64 @@ def start(config, credentials, data):
   const spellings = [SECRET, bytes.toString("hex"), bytes.toString("base64").slice(2, -4), encodeURIComponent(SECRET)];
   for (const text of [JSON.stringify(said), printed(), audit])
     for (const one of [...spellings, SECRET.slice(0, 9), SECRET.slice(9)]) expect(text).not.toContain(one);
+});
+
+test("a handler is told before its process is exchanged or stopped, and for no longer than two seconds", async () => {
+  const handlers = {
+    typescript: `
+import { appendFileSync, existsSync } from "node:fs";
+export default ({ data }) => ({
+  tools: { pid: () => process.pid },
+  shutdown: async () => {
+    appendFileSync(data + "/effects", "ended\\n");
+    await new Promise((done) => setTimeout(done, existsSync(data + "/hang") ? 60_000 : 1));
+    appendFileSync(data + "/effects", "whole\\n");
+  },
+});
+`,
+    python: `
+import os, time
+def start(config, credentials, data):
+    def shutdown():
+        print("ended", file=open(data + "/effects", "a"))
+        time.sleep(60 if os.path.exists(data + "/hang") else 0)
+        print("whole", file=open(data + "/effects", "a"))
+    return {"tools": {"pid": lambda args, request: os.getpid()}, "shutdown": shutdown}
+`,
+  };
+  const names = ["told_typescript", "told_python"] as const;
+  using connection = await home.connect();
+  for (const [language, text] of Object.entries(handlers)) {
+    const folder = join(home.paths.config, `../plugins/told_${language}`);
+    mkdirSync(folder, { recursive: true });
+    const about = { description: "For tests", version: "1.0.0", author: { name: "tests" }, language };
+    writeFileSync(join(folder, "manifest.json"), JSON.stringify({ ...about, provides: { tools: [tool("pid")] } }));
+    writeFileSync(join(folder, language === "typescript" ? "handler.ts" : "handler.py"), text);
+    await ipc.acceptPlugin(`told_${language}`, (await ipc.plugin(`told_${language}`)).plugin.digest!);
+  }
+  const seen = (name: string): number[] => ["ended", "whole"].map((what) => effectsOf(home, name, what));
+  const pidOf = async (name: string): Promise<number> => {
+    expect(await ipc.callTool(`${name}.pid`)).toMatchObject({ result: expect.any(Number) });
+    return (await ipc.status(`plugin-${name}`)).pid!;
+  };
+  for (const name of names) {
+    const [first] = [await pidOf(name), await ipc.reloadPlugin(name)];
+    expect([existsSync(`/proc/${first}`), seen(name)]).toEqual([false, [1, 1]]);
+    const second = await pidOf(name);
+    expect((await home.cli("stop", `plugin-${name}`)).status).toBe(0);
+    expect([existsSync(`/proc/${second}`), seen(name)]).toEqual([false, [2, 2]]);
+    const third = await pidOf(name);
+    await connection.addCredential(`${name}/token`, SECRET);
+    expect([existsSync(`/proc/${third}`), seen(name)]).toEqual([false, [3, 3]]);
+    // One that hangs there holds nobody up.
+    await pidOf(name);
+    const [hang, begun] = [join(home.paths.dataDir, name, "hang"), performance.now()];
+    writeFileSync(hang, "");
+    await ipc.reloadPlugin(name);
+    expect([performance.now() - begun > 1500, performance.now() - begun < 8000]).toEqual([true, true]);
+    expect([seen(name), await ipc.callTool(`${name}.pid`)]).toMatchObject([[4, 3], { result: expect.any(Number) }]);
+    rmSync(hang);
+  }
+  expect((await home.cli("daemon", "stop")).status).toBe(0); // with its workers
+  for (const name of names) expect([name, seen(name)]).toEqual([name, [5, 4]]);
 });

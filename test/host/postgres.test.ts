@@ -619,7 +619,7 @@ test.skipIf(!hasTls)("a connection over TLS trusts the certificates that it is t
 test.skipIf(isSkipped)(
   "a table has the rows with their types, and all that make it too large are refused",
   async () => {
-    const { raw, refusal } = await start();
+    const { raw, refusal } = await start({ statement_timeout_ms: 25_000 }); // for 256 MiB on a busy machine
     const { answer, types, rows } = await queryTable(
       raw,
       "select n::int as a, n::bigint as b, n * 0.5::float8 as c, 'text ' || n as d from generate_series(1, 20000) n",

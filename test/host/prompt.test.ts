@@ -525,10 +525,25 @@ test("a host.json that is wrong, or says nothing of prompts, is told with the wa
     const { status, stderr } = await home.cli("prompt", ...args);
     return [status, stderr];
   };
-  expect(await said("x")).toEqual([
+  const [status, first] = await said("x");
+  expect([status, first]).toEqual([
     4,
-    "ipcctl: host.json does not say which rule prompts start\n  add one to its rules\n",
+    expect.stringMatching(
+      /^ipcctl: host.json does not say which rule prompts start\n  for example: mkdir -p \S+ && echo /,
+    ),
   ]);
+  // It works as it stands.
+  const typed = Bun.spawnSync(["/bin/sh", "-c", first.split("\n")[1]!.split(": ").slice(1).join(": ")]);
+  expect([typed.exitCode, typed.stderr.toString()]).toEqual([0, ""]);
+  await waitUntil(async () => (await said("x"))[0] === 0, "it is read anew");
+  expect((await home.cli("prompt", "what is new?")).stdout).toBe("what is new?\n");
+  await reload({ approval_timeout: "1m" });
+  await waitUntil(async () => (await said("x"))[0] === 4, "it is read anew");
+  const [, second] = await said("x", "--rule", "ask");
+  const [, path, members] = /^ipcctl: .+ "ask"\n  add to (\S+): (.+); and then: kill -HUP \d+\n$/.exec(second)!;
+  await reload(JSON.stringify({ approval_timeout: "1m" }).replace("}", `,${members}}`));
+  expect(existsSync(path!)).toBe(true); // what somebody wrote is not replaced
+  await waitUntil(async () => (await said("x"))[0] === 0, "it is read anew");
   expect((await said(" "))[0]).toBe(2);
   for (const [wrong, says] of [
     ["{", "not JSON"],
@@ -540,12 +555,11 @@ test("a host.json that is wrong, or says nothing of prompts, is told with the wa
   ] as const) {
     await home.killDaemon();
     config(wrong);
-    const [status, stderr] = await said("x");
-    expect([status, stderr]).toEqual([2, expect.stringContaining(`host.json: ${says}`)]);
+    expect(await said("x")).toEqual([2, expect.stringContaining(`host.json: ${says}`)]);
   }
   await reload({ rules: [rule("print(1)")] });
   await waitUntil(async () => (await said("x"))[0] === 4, "it is read anew");
-  expect((await said("x"))[1]).toContain('add "prompt": "ask", or name one with --rule');
+  expect((await said("x"))[1]).toContain('add "prompt": "ask", or name one with --rule: ipcctl prompt --rule ask ');
   expect((await said("x", "--rule", "none"))[1]).toContain("it may be ask");
   expect((await home.cli("prompt", "x", "--rule", "ask")).stdout).toBe("1\n");
 });

@@ -8,7 +8,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { STAGES, type Stage } from "../../contract/host.ts";
-import { copyOfApp, Home } from "../home.ts";
+import { copyOfApp, Home, waitUntil } from "../home.ts";
 import { callIn, recordsOf } from "./asking.ts";
 import { buildRouter } from "./changed-router.ts";
 
@@ -100,4 +100,20 @@ test.each(STAGES)("without the stage %s that is seen", async (stage) => {
   await build(stage);
   const { said } = await probe();
   expect(said[stage]).not.toMatchObject(PROBES[stage][1]);
+});
+
+test("a router with which the daemon cannot begin is asked again, by one channel at a time", async () => {
+  const from = "waiting: () => router.asking.waiting,";
+  await buildRouter(app, [{ file: "router/main.ts", from, to: 'waiting: () => { throw new Error("not now"); },' }]);
+  await using home = new Home();
+  home.installation = app;
+  const script = join(home.dir, "project/asker.py");
+  mkdirSync(join(script, ".."));
+  writeFileSync(script, ASKER);
+  expect((await home.cli("status")).status).toBe(0); // starts the daemon of the copy
+  using ipc = new Ipcctl(await home.connect());
+  await home.start("asker", script, { cwd: join(script, ".."), policy: "analysis", tools: ["echo.*"] });
+  const calls = async () => (await ipc.status()).find(({ name }) => name === "host-router")?.calls;
+  await waitUntil(async () => ((await calls())?.errors ?? 0) >= 3, "it was tried three times");
+  expect((await calls())!.channels).toBeLessThanOrEqual(1);
 });

@@ -114,6 +114,23 @@ test("what cannot be done is refused with the way out", async () => {
     failed(2, 'name: "a/b" is a path, not a name', "files are not in folders; use the name alone"),
   );
   expect((await home.cli("files", "put", "../x", "one")).stderr).toContain('"../x" cannot be the name of a group');
+  // Whoever only looks is told as well that nobody can have such a group.
+  for (const name of ["../x", "!!!", " ", ".x", "x.sqlite", "x".repeat(LIMITS.nameChars.value + 1)])
+    for (const words of [
+      ["files", "ls", name],
+      ["files", "get", name, "one"],
+      ["files", "rm", name, "one"],
+      ["project", "show", name],
+      ["project", "set", name, "a=1"],
+    ]) {
+      const { status, stdout, stderr } = await home.cli(...words);
+      const says = `ipcctl: ${JSON.stringify(name)} cannot be the name of a group\n  use 1 to`;
+      expect([words, status, stdout, stderr]).toEqual([words, 2, "", expect.stringContaining(says)]);
+    }
+  // One that is only spelled in another way is a group as that of a worker with such a name is.
+  const named = 'in the group a-b, which "A/b" is; ';
+  expect((await home.cli("files", "ls", "A/b")).stderr).toContain(`no files ${named}`);
+  expect((await home.cli("project", "show", "A/b")).stderr).toContain(`nothing is set ${named}`);
   expect(await home.cli("files", "get", "web", "absent")).toEqual(
     failed(4, 'group web has no file "absent"', "ipcctl files ls web shows them"),
   );

@@ -139,7 +139,8 @@ async function begin(name: string, file: string, text: string, more: object = {}
   writeFileSync(join(folder, file), text);
   const policy = {
     ...{ version: 1, extends: "strict", files: { read: [ROOT, folder], exec: ["/usr/bin", "/bin"] } },
-    ...{ process: { exec: true, fork: true, procfs: "self" }, limits: { memory: "2G", openFiles: 256 } },
+    // Fewer descriptors than there are calls at once.
+    ...{ process: { exec: true, fork: true, procfs: "self" }, limits: { memory: "2G", openFiles: 128 } },
     host: { tools: ["echo.*", "files.*", "slow.*", "project.*"], rate: { "project.get": "1/d" } },
   };
   await home.start(name, join(folder, file), {

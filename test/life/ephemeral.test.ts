@@ -361,7 +361,7 @@ const tree = temporaryTree("ephemeral");
 let runs = 0;
 
 function shimOf(
-  owner: "stdin" | { readonly claimMs: number } | undefined,
+  owner: "pipe" | { readonly claimMs: number } | undefined,
   dir = join(tree.dir, String(++runs)),
   argv: readonly string[] = ["/bin/sleep", "1000"],
 ): SpawnedShim & { readonly dir: string } {

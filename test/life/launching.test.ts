@@ -153,3 +153,20 @@ test("where the policy denies other programs, what only starts one is refused by
   const { stdout, stderr } = await home.cli("run", "--interpreter", `env -i A=1 ${SYSTEM_PYTHON}`, "-c", code);
   expect({ stdout, stderr }).toEqual({ stdout: "1 False\n", stderr: "" });
 });
+
+test("a worker whose shim is killed before it is ready was not started, and is not tried again", async () => {
+  const go = join(home.dir, "go");
+  const script = home.script("unready.sh", `#!/bin/sh\nwhile ! test -e ${go}; do sleep 0.01; done\nkill -9 $PPID\n`);
+  chmodSync(script, 0o755);
+  const starting = home.cli("start", script, "--policy", "trusted", "--wait-ready", "--restart", "always");
+  await waitUntil(async () => {
+    using connection = await home.connect();
+    return (await connection.status()).some(({ name, pid }) => name === "unready" && pid !== null);
+  }, "its shim is reached");
+  writeFileSync(go, "");
+  expect(await starting).toEqual({
+    ...{ status: 1, stdout: "" },
+    stderr: expect.stringContaining("Failed to start app unready: its shim was killed, and the worker with it; "),
+  });
+  expect((await home.cli("status", "unready")).status).toBe(4); // as any that could not be started
+});

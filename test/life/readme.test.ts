@@ -22,6 +22,8 @@ test("each command of README does what it is shown for", async () => {
   home.script("input.csv", "");
   home.script("job.py", "import sys\nprint(sys.argv)\n");
   home.script("input.csv", "a,b\n");
+  home.script("task.txt", "what files are there?\n");
+  home.script("agent.py", "import sys\nfrom ipcctl import host\nprint(sys.stdin.read(), host.call('files.list'))\n");
   home.script("gunicorn", `#!/bin/sh\nexec sleep 600\n`);
   Bun.spawnSync(["chmod", "+x", join(home.dir, "gunicorn")]);
   home.script(

@@ -597,6 +597,39 @@ test("a worker that dies ends every pending call with a reason, and the next one
     expect(((await failure(one)) as IpcError).code).toBe("CONNECTION_LOST"); // it was closed by us
 });
 
+test("a stream that the interpreter closes at its end tells its client nothing of that", async () => {
+  // In which order it does so, and whether at all, nobody can say; so the script does it here.
+  const script = home.script(
+    "closing.py",
+    `${workerPrelude()}
+import inspect, time
+import ipcctl
+from ipcctl._serving import serving
+@ipcctl.expose
+async def ones():
+    while True: yield 1
+@ipcctl.expose
+async def exits():
+    yield 1
+    raise GeneratorExit("of its own")
+ipcctl.serve()
+for session in serving()._sessions:
+    for stream in list(session.streams.values()):
+        coroutine = stream._task.get_coro()
+        while stream._allowed or inspect.getcoroutinestate(coroutine) != inspect.CORO_SUSPENDED: time.sleep(0.001)
+        coroutine.close()
+`,
+  );
+  await home.start("closing", script);
+  using client = await ipc.worker("closing");
+  expect((await failure(async_(client.stream("exits")))) as PythonError).toMatchObject({ type: "GeneratorExit" });
+  const stream = client.stream("ones");
+  await stream.next();
+  using connection = await home.connect();
+  await connection.request({ Restart: { name: "closing" } });
+  expect(await failure(async_(stream))).toMatchObject({ code: "WORKER_RESTARTED" });
+});
+
 test("who waits for the next run waits no longer than he said, and survives another daemon", async () => {
   const hold = join(home.dir, "hold");
   const script = home.script(

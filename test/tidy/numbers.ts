@@ -63,6 +63,7 @@ export const OF_ONE_KIND: Readonly<Record<string, string>> = {
 /** Numbers that only look like one of the contract. */
 export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly number[], why: string]>> = {
   "src/duckdb/arrow.ts": [[16, 128], "bytes and bits of the longest integers and intervals"],
+  "src/duckdb/instance.ts": [[24, 25, 26, 28, 29, 30, 32, 33, 35, 41], "numbers of types of DuckDB"],
   "src/plane/sealed-writer.ts": [[16], "bytes of an entry of writev"],
   "src/sql/arrow-ipc.ts": [
     [16, 17, 18, 19, 20, 21, 32, 64, 128],
@@ -110,7 +111,7 @@ export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly n
   "native/shim/clients.c": [[16], "bytes of two numbers"],
   "native/shim/confine.c": [[16, 24, 16_384, 32_768], "sizes of Landlock's structure by its version; rights to files"],
   "native/shim/denials.c": [[32], "the first character that is printed"],
-  "native/shim/foreground.c": [[128], "what a shell adds to the number of a signal"],
+  "native/shim/caller.c": [[128], "what a shell adds to the number of a signal"],
   "native/shim/ipc.h": [[16], "kinds of denials that are kept"],
   "native/shim/isolate.c": [[16, 4096, 65_536, 1_048_576], "sizes and files of small mounts; a flag of the kernel"],
   "native/shim/log.c": [[29, 32, 64], "an offset in a record; sizes of buffers"],

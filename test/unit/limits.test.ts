@@ -161,6 +161,7 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   specBytes: [["test/unit/shim-vectors.test.ts", "specBytes: a specification as large as the limit is read"]],
   auditBytes: [["test/escape/net.test.ts", "an audit does not grow without end, and counts what it leaves out"]],
   auditTickBytes: [["test/unit/audit-chain.test.ts", "auditTickBytes: of one spool"]],
+  auditUntakenBytes: [["test/host/flood.test.ts", "auditUntakenBytes: with as much there is room"]],
   auditLineBytes: [["test/unit/audit-chain.test.ts", "auditLineBytes: a line as long as the limit"]],
   auditWriters: [["test/unit/audit-chain.test.ts", "auditWriters: of as many writers"]],
   auditChainBytes: [["test/unit/audit-chain.test.ts", "auditChainBytes: a file as large ends"]],
@@ -564,4 +565,9 @@ test("pipeNameBytes: a name as long as the limit is asked for, and a longer one 
   };
   expect(await refusal(LIMITS.pipeNameBytes.value)).not.toContain("a name has at most");
   expect(await refusal(LIMITS.pipeNameBytes.value + 1)).toContain(`at most ${LIMITS.pipeNameBytes.value} bytes`);
+});
+
+test("a time that is too long is told in the units in which people write it", () => {
+  const tooLong = { name: "a", command: "true", approval_timeout: "15m" };
+  expect(() => parseAppConfig(JSON.stringify(tooLong), "/")).toThrow("approval_timeout: must be at most 5m 0s");
 });

@@ -1,11 +1,14 @@
 /** Every wait for a worker ends: with what it waits for, with its deletion, cut short, or at its deadline. */
 import { afterAll, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { AuditSpool } from "../../src/audit/spool.ts";
 import { IpcError } from "../../src/base/errors.ts";
 import { parseAppConfig } from "../../src/protocol/app-config.ts";
+import { SHIM_BINARY } from "../../src/base/install.ts";
+import { shellWord } from "../../src/base/shell-words.ts";
+import { readExitRecord } from "../../src/shim/records.ts";
 import { Store } from "../../src/workers/store.ts";
 import { Worker, type WorkerDeps } from "../../src/workers/worker.ts";
 
@@ -74,4 +77,27 @@ test("it ends when the worker is deleted", async () => {
   worker.discard();
   worker.dispose();
   expect(await waiting).toEqual({ code: "NOT_FOUND", message: "web was not started: it was deleted meanwhile" });
+});
+
+test("one whose shim has ended before anybody reached it has the pid that its record says", async () => {
+  const shim = join(dir, "shim.sh"); // which nobody can reach, since it does its work in another folder
+  const real = shellWord(SHIM_BINARY);
+  writeFileSync(
+    shim,
+    `#!/bin/sh\nmkdir "$1/x" && mv "$1/spec" "$1/x" && ${real} "$1/x" && cp "$1/x/exit" "$1/exit"\n`,
+    {
+      mode: 0o755,
+    },
+  );
+  const quick = parseAppConfig(
+    JSON.stringify({ name: "quick", command: "true", restart_policy: "no", policy: "trusted" }),
+    "/",
+  );
+  store.putApp("quick", quick);
+  const one = new Worker({ ...deps, shimBinary: shim }, quick, store.addInstance("quick", "quick", 0));
+  one.start(true);
+  await one.waitFor(() => one.state !== "starting", { else: "was not started", ms: 10_000 });
+  expect([one.launchFailure, one.state]).toEqual([undefined, "stopped"]);
+  expect(one.lastPid).toBe(readExitRecord(join(dir, "quick"))!.pid);
+  one.dispose();
 });
