@@ -2,7 +2,7 @@
  * The daemon's part of the audit: takes what all processes write to their spools into the one chain, and has the end of
  * the chain remembered elsewhere. What cannot be written waits in the spools, and nobody is kept from going on.
  */
-import { closeSync, constants, fdatasync, mkdirSync, openSync, watch, type FSWatcher } from "node:fs";
+import { closeSync, constants, fdatasync, mkdirSync, openSync, statSync, watch, type FSWatcher } from "node:fs";
 import { basename, join } from "node:path";
 import { limit } from "../base/limits.ts";
 import { AuditChain } from "./chain.ts";
@@ -10,15 +10,19 @@ import { chainFolderOf, NO_LINE, type Anchor, type Head } from "./chain-lines.ts
 import { SpoolCursor, type SpoolLine, type SpoolState } from "./cursor.ts";
 import type { AuditRecord } from "./schema.ts";
 import { auditFolderOf, legacyLogOf, listSpools, ROUTER_SPOOL, spoolOfFile } from "./spool.ts";
-import { writeTaken } from "./taken.ts";
+import { untakenBytes, writeTaken } from "./taken.ts";
 
 /** Between two turns, while there is something to do: what comes meanwhile costs one write. */
 const TICK_MS = 100;
 /**
- * After a turn that has left something behind, half of its time and at least this: the daemon answers others in
- * between, and a spool is read faster than a router can write it.
+ * After a turn that has left something behind, so many times as long as it took, and at least this: others have the
+ * core in between, those above all whose calls are recorded. Where much waits, a spool is read about as fast as a router
+ * writes it; where little does and more is being written, as usual.
  */
 const BEHIND_MS = 1;
+const REST = { little: 9, much: 2 };
+/** Not taken yet: a quarter of the room. */
+const MUCH_BYTES = limit("auditUntakenBytes") / 4;
 /** After a turn that could not write. */
 const RETRY_MS = 2000;
 /** What a start may wait for spools that grew while no daemon ran; the rest follows in turns. */
@@ -58,6 +62,8 @@ export class AuditCollector implements Disposable {
   #isClosed = false;
   /** How long the last turn took, if it has left something behind. */
   #behindMs: number | undefined;
+  /** Of the router's spool, when it was last looked at. */
+  #bytes = 0;
   /** What the router was told. */
   #told = "";
 
@@ -144,14 +150,25 @@ export class AuditCollector implements Disposable {
 
   #plan(): void {
     if (this.#waiting.size === 0 || this.#isClosed || this.#turn !== undefined) return;
-    const soon = this.#behindMs === undefined ? TICK_MS : Math.max(BEHIND_MS, this.#behindMs / 2);
-    const wait = this.#trouble === undefined ? soon : RETRY_MS;
+    const wait = this.#trouble === undefined ? this.#restMs() : RETRY_MS;
     this.#turn = setTimeout(() => {
       this.#turn = undefined;
       this.#takeIn();
       this.#plan();
     }, wait);
     this.#turn.unref();
+  }
+
+  #restMs(): number {
+    const turnMs = this.#behindMs;
+    if (turnMs === undefined) return TICK_MS;
+    const spool = join(auditFolderOf(this.#deps.stateDir), ROUTER_SPOOL);
+    const isMuch = (untakenBytes(spool) ?? 0) >= MUCH_BYTES;
+    const bytes = statSync(spool, { throwIfNoEntry: false })?.size ?? 0;
+    const isGrowing = bytes !== this.#bytes;
+    this.#bytes = bytes;
+    if (isGrowing && !isMuch) return TICK_MS;
+    return Math.max(BEHIND_MS, turnMs * (isMuch ? REST.much : REST.little));
   }
 
   /** Has a turn of some spools. Returns whether others wait, and could be taken in. */
