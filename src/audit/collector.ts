@@ -16,8 +16,8 @@ import { untakenBytes, writeTaken } from "./taken.ts";
 const TICK_MS = 100;
 /**
  * After a turn that has left something behind, so many times as long as it took, and at least this: others have the
- * core in between, those above all whose calls are recorded. Where much waits, a spool is read about as fast as a router
- * writes it; where little does and more is being written, as usual.
+ * core in between, those above all whose calls are recorded. Where much waits, a spool is read about as fast as a
+ * router writes it; where little does and more is being written, as usual.
  */
 const BEHIND_MS = 1;
 const REST = { little: 9, much: 2 };
