@@ -2,7 +2,7 @@
  * The daemon's part of the audit: takes what all processes write to their spools into the one chain, and has the end of
  * the chain remembered elsewhere. What cannot be written waits in the spools, and nobody is kept from going on.
  */
-import { closeSync, constants, fdatasync, mkdirSync, openSync, statSync, watch, type FSWatcher } from "node:fs";
+import { closeSync, constants, fdatasync, mkdirSync, openSync, watch, type FSWatcher } from "node:fs";
 import { basename, join } from "node:path";
 import { limit } from "../base/limits.ts";
 import { AuditChain } from "./chain.ts";
@@ -10,7 +10,7 @@ import { chainFolderOf, NO_LINE, type Anchor, type Head } from "./chain-lines.ts
 import { SpoolCursor, type SpoolLine, type SpoolState } from "./cursor.ts";
 import type { AuditRecord } from "./schema.ts";
 import { auditFolderOf, legacyLogOf, listSpools, ROUTER_SPOOL, spoolOfFile } from "./spool.ts";
-import { untakenBytes, writeTaken } from "./taken.ts";
+import { writeTaken } from "./taken.ts";
 
 /** Between two turns, while there is something to do: what comes meanwhile costs one write. */
 const TICK_MS = 100;
@@ -62,7 +62,7 @@ export class AuditCollector implements Disposable {
   #isClosed = false;
   /** How long the last turn took, if it has left something behind. */
   #behindMs: number | undefined;
-  /** Of the router's spool, when it was last looked at. */
+  /** Of the router's spool, after the turn before. */
   #bytes = 0;
   /** What the router was told. */
   #told = "";
@@ -162,9 +162,8 @@ export class AuditCollector implements Disposable {
   #restMs(): number {
     const turnMs = this.#behindMs;
     if (turnMs === undefined) return TICK_MS;
-    const spool = join(auditFolderOf(this.#deps.stateDir), ROUTER_SPOOL);
-    const isMuch = (untakenBytes(spool) ?? 0) >= MUCH_BYTES;
-    const bytes = statSync(spool, { throwIfNoEntry: false })?.size ?? 0;
+    const { bytes, unreadBytes } = this.#cursors.get(ROUTER_SPOOL) ?? { bytes: 0, unreadBytes: 0 };
+    const isMuch = unreadBytes >= MUCH_BYTES;
     const isGrowing = bytes !== this.#bytes;
     this.#bytes = bytes;
     if (isGrowing && !isMuch) return TICK_MS;

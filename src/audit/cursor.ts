@@ -83,6 +83,16 @@ export class SpoolCursor {
     return this.#isBehind;
   }
 
+  /** Of all its files, as they were at the last read. */
+  get bytes(): number {
+    return this.#sizes.values().reduce((sum, size) => sum + size, 0);
+  }
+
+  /** Bytes of them that were not read yet. */
+  get unreadBytes(): number {
+    return this.#sizes.entries().reduce((sum, [file, size]) => sum + size - (this.#positions.get(file) ?? 0), 0);
+  }
+
   /** Undefined if nothing is there that a later cursor must know. */
   get state(): SpoolState | undefined {
     if (this.#positions.size === 0) return undefined;
@@ -112,6 +122,7 @@ export class SpoolCursor {
       this.#isWhole ??= files.every(({ number }) => number === 0);
       this.#claim(files);
       this.#noteLost(files, lines);
+      this.#sizes = new Map(files.map(({ id, size }) => [id, size]));
       let left = bytesMax;
       for (const file of files.toReversed()) if (left > 0) left -= this.#readFile(file, left, isLast, lines);
       this.#isBehind = left <= 0;
@@ -140,14 +151,12 @@ export class SpoolCursor {
       const bytes = (this.#sizes.get(file) ?? 0) - at;
       if (bytes > 0) lines.push({ kind: "lost", bytes, ...this.#at(file, at, at) });
       this.#positions.delete(file);
-      this.#sizes.delete(file);
     }
   }
 
   /** Returns how many bytes were read. */
   #readFile({ fd, id, size, number }: OpenFile, bytesMax: number, isLast: boolean, lines: SpoolLine[]): number {
     const end = this.#ends === undefined ? size : Math.min(size, this.#ends.get(id) ?? 0);
-    this.#sizes.set(id, size);
     const from = this.#positions.get(id) ?? 0;
     if (from > size) {
       lines.push({ kind: "cut", bytes: from - size, ...this.#at(id, from, size) });

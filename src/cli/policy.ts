@@ -3,7 +3,7 @@
  * a file is a valid policy, and a start kept as a template.
  */
 import { existsSync } from "node:fs";
-import { basename, extname, join } from "node:path";
+import { basename, extname } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { PARTS, ROOT } from "../base/install.ts";
 import { hostConfigPath } from "../base/paths.ts";
@@ -174,14 +174,12 @@ async function preparationOf(
   flags: AskFlags,
   name: string,
 ): Promise<Preparation> {
-  const { AuditSpool } = await import("../audit/spool.ts");
-  const { ownUserOf } = await import("../launch/users.ts");
+  const { asDaemon } = await import("./as-daemon.ts");
   const { findSnapshot } = await import("../launch/snapshot.ts");
-  const { stateDir, workersDir, environmentsDir, config } = context.paths;
   const words = flags.command === undefined ? [] : splitWords(flags.command);
   if (script !== undefined && words.length > 0)
     throw new IpcError("USAGE", "policy: give one of a script and --command");
-  return {
+  return asDaemon(context, name, {
     app: {
       script: script === undefined || flags.cwd === undefined ? (script ?? null) : context.resolve(script),
       command: words[0] ?? null,
@@ -193,16 +191,8 @@ async function preparationOf(
       policy,
       uid: identity(flags.uid, "--uid") ?? null,
       gid: identity(flags.gid, "--gid") ?? null,
-      snapshot: flags.snapshot === undefined ? undefined : findSnapshot(flags.snapshot, workersDir),
+      snapshot: flags.snapshot === undefined ? undefined : findSnapshot(flags.snapshot, context.paths.workersDir),
     },
     base: process.env,
-    own: {},
-    scratch: join(workersDir, name, "scratch"),
-    isScratchShut: true,
-    ownUser: ownUserOf(name),
-    name,
-    audit: new AuditSpool(stateDir, "run"),
-    ...{ environments: environmentsDir, config },
-    hasPlane: true,
-  };
+  });
 }

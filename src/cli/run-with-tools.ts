@@ -6,14 +6,13 @@ import { rmSync } from "node:fs";
 import { basename, extname, join } from "node:path";
 import { SHIM_BINARY } from "../base/install.ts";
 import { findWorkerId } from "../base/names.ts";
-import { AuditSpool } from "../audit/spool.ts";
 import { STDIN } from "../launch/languages.ts";
-import { settle, type Preparation } from "../launch/settle.ts";
+import { settle } from "../launch/settle.ts";
 import type { Snapshot } from "../launch/snapshot.ts";
 import { requireGroup } from "../launch/specification.ts";
-import { ownUserOf } from "../launch/users.ts";
 import { normalizeApp } from "../protocol/app-config.ts";
 import { spawnShimHere } from "../shim/link.ts";
+import { asDaemon } from "./as-daemon.ts";
 import { isTerminal, printable, type Context } from "./context.ts";
 import { passSignalsTo, tellEnd } from "./foreground.ts";
 import { splitWords } from "../base/shell-words.ts";
@@ -47,7 +46,8 @@ export async function runWithTools(
     policy: chosen ?? "auto",
     ...(timeoutMs === Infinity ? {} : { timeout: timeoutMs }),
   };
-  const wanted = preparationOf(context, definition, snapshot);
+  const app = normalizeApp(definition, "/");
+  const wanted = asDaemon(context, name, { app: { ...app, snapshot }, base: app.base_env ?? {} });
   const settled = settle(wanted); // a refusal needs no daemon
   const { plan } = settled;
   requireGroup(plan.policy, undefined);
@@ -76,27 +76,4 @@ function nameOf(script: string | undefined, { command }: StartFlags): string {
   const program = script === undefined || script === STDIN ? splitWords(command ?? "")[0] : script;
   const name = program === undefined ? "" : basename(program, extname(program));
   return findWorkerId(name) === undefined ? "run" : name;
-}
-
-/** As the daemon will have it, but for what is the daemon's own. */
-function preparationOf(
-  context: Context,
-  definition: { readonly name: string },
-  snapshot: Snapshot | undefined,
-): Preparation {
-  const { stateDir, workersDir, environmentsDir: environments, config } = context.paths;
-  const { name } = definition;
-  const app = normalizeApp(definition, "/");
-  return {
-    app: { ...app, snapshot },
-    base: app.base_env ?? {},
-    own: {},
-    scratch: join(workersDir, name, "scratch"),
-    isScratchShut: true,
-    ownUser: ownUserOf(name),
-    name,
-    audit: new AuditSpool(stateDir, "run"),
-    ...{ environments, config },
-    hasPlane: true,
-  };
 }

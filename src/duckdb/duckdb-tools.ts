@@ -7,7 +7,7 @@ import { answerOf, type Answer, type Cell, type Column } from "../sql/answer.ts"
 import { Stop } from "../sql/stop.ts";
 import type { Param } from "../sql/statements.ts";
 import { TableWriter } from "../sql/table-writer.ts";
-import { Turns } from "../sql/turns.ts";
+import { Turns } from "../base/turns.ts";
 import { cellsOf, type ReadField } from "./arrow.ts";
 import { query, removeLinks, type Answered, type Settings } from "./instance.ts";
 import { libraryPath } from "./library.ts";

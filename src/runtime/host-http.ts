@@ -1,9 +1,12 @@
 /** Asks the host by HTTP, where the worker was started with that transport, which is for development. */
 import { limit } from "../base/limits.ts";
 import { sleep } from "../base/patience.ts";
+import { Turns } from "../base/turns.ts";
 
 /** Between two attempts to reach a listener that starts anew. */
 const AGAIN_MS = 100;
+/** More than the listener takes at once would wait there, each with a descriptor of this program. */
+const turns = new Turns(limit("httpCalls"));
 
 /**
  * Hanging up, by the signal, gives the call up.
@@ -17,41 +20,19 @@ export async function askByHttp(
   note: (wasSent: boolean) => void,
 ): Promise<unknown> {
   const { IPCCTL_HOST_URL: url, IPCCTL_HOST_TOKEN: token } = process.env;
-  await enter(signal);
-  try {
-    for (;;)
-      try {
-        note(true);
-        const headers = { authorization: `Bearer ${token}` };
-        const answer = await fetch(`${url}/call`, { method: "POST", headers, body: bytes, signal });
-        return await answer.json();
-      } catch (error) {
-        if (!isUnsent(error)) throw error;
-        note(false);
-        await sleep(AGAIN_MS);
-        signal.throwIfAborted();
-      }
-  } finally {
-    leave();
-  }
-}
-
-let underWay = 0;
-const waiting: (() => void)[] = [];
-
-/** More than the listener takes at once would wait there, each with a descriptor of this program. */
-async function enter(signal: AbortSignal): Promise<void> {
-  if (underWay < limit("httpCalls")) underWay++;
-  else await new Promise<void>((go) => waiting.push(go)); // in the place of one that leaves
-  if (!signal.aborted) return;
-  leave();
-  signal.throwIfAborted();
-}
-
-function leave(): void {
-  const next = waiting.shift();
-  if (next === undefined) underWay--;
-  else next();
+  using _turn = await turns.take(signal);
+  for (;;)
+    try {
+      note(true);
+      const headers = { authorization: `Bearer ${token}` };
+      const answer = await fetch(`${url}/call`, { method: "POST", headers, body: bytes, signal });
+      return await answer.json();
+    } catch (error) {
+      if (!isUnsent(error)) throw error;
+      note(false);
+      await sleep(AGAIN_MS);
+      signal.throwIfAborted();
+    }
 }
 
 /** No connection was made: nobody listens, as Bun says it and as Node does, or no descriptor or port is left. */

@@ -5,7 +5,7 @@ import { answerOf, answerOfChange } from "./answer.ts";
 import type { Database, Param, Statement, Words } from "./statements.ts";
 import { tableOf } from "./rows-as-table.ts";
 import { Stop } from "./stop.ts";
-import { Turns } from "./turns.ts";
+import { Turns } from "../base/turns.ts";
 
 /** Of `host.json`, checked by `config_schema` of the manifests. */
 export type SqlConfig = {

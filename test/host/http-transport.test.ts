@@ -5,7 +5,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
 import { Home, isAlive, ROOT, waitUntil, withDaemon } from "../home.ts";
-import { recordsOf } from "./asking.ts";
+import { recordsOf, recordsWith } from "./asking.ts";
 import { listen, type Listener } from "./listener.ts";
 import { installSlow, type Slow } from "./slow-plugin.ts";
 
@@ -162,8 +162,8 @@ test("a call by HTTP goes through all stages, and leaves the same record as one 
     200,
     { id: "a", result: { value: 1 } },
   ]);
-  const told = recordsOf(home, "router").filter(({ worker }) => worker === "asker");
-  expect(told.at(-1)).toMatchObject({
+  const records = await recordsWith(home, ({ correlation }) => correlation === "a");
+  expect(records.findLast(({ worker }) => worker === "asker")).toMatchObject({
     ...{ event: "tool", tool: "echo.echo", verdict: "granted", group: "asker", session: "asker.1", correlation: "a" },
   });
 });

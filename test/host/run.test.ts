@@ -22,7 +22,7 @@ import type { WorkerStatus } from "../../src/protocol/status.ts";
 import type { Ending } from "../../src/shim/ending.ts";
 import { Run } from "../../src/workers/run.ts";
 import { type CliResult, Home, isAlive, outcomeOf, ROOT, waitUntil, withDaemon, within } from "../home.ts";
-import { recordsOf } from "./asking.ts";
+import { recordsWith } from "./asking.ts";
 import { listen } from "./listener.ts";
 import { installSlow, type Slow } from "./slow-plugin.ts";
 
@@ -142,7 +142,8 @@ test("stdin, a call and stdout: the same bytes, and the exit status", async () =
     expect(Buffer.compare(Buffer.from(out), BYTES)).toBe(0);
     expect(await child.exited).toBe(status);
   }
-  const { worker } = recordsOf(home).find((record) => record.event === "tool")!;
+  const isTool = ({ event }: Record<string, unknown>): boolean => event === "tool";
+  const { worker } = (await recordsWith(home, isTool)).find(isTool)!;
   expect(worker).toMatch(/^echo-[0-9a-f]{8}$/);
 });
 

@@ -12,7 +12,7 @@ import { connectionOf } from "../../src/sql/driver.ts";
 import { withoutPlaces } from "../../src/sql/failures.ts";
 import { patiently, Stop } from "../../src/sql/stop.ts";
 import { connectionsOf, sqlTools, timeoutOf, type SqlConfig } from "../../src/sql/sql-tools.ts";
-import { Turns } from "../../src/sql/turns.ts";
+import { Turns } from "../../src/base/turns.ts";
 import { waitUntil } from "../deadline.ts";
 
 const CONFIG: SqlConfig = { host: "db.example.org", user: "app", database: "shop" };

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { limit } from "../../src/base/limits.ts";
 import { mountDisk, resizeDisk, unmountDisk } from "../disk.ts";
 import { Home, isAlive, ROOT, waitUntil, withDaemon } from "../home.ts";
-import { recordsOf } from "./asking.ts";
+import { recordsOf, recordsWith } from "./asking.ts";
 import { skipUnless } from "../needs.ts";
 import { installNode, NODE_VERSION } from "../node.ts";
 import { seed } from "../seed.ts";
@@ -70,8 +70,11 @@ async function run(name: string, text: string, more: object = {}): Promise<{ raw
   return { raw: existsSync(raw) ? readFileSync(raw) : Buffer.alloc(0), lines: await home.lines(name) };
 }
 
-const records = (worker: string): Record<string, unknown>[] =>
-  recordsOf(home).filter((record) => record.worker === worker && record.event === "tool");
+const isOf =
+  (worker: string) =>
+  (record: Record<string, unknown>): boolean =>
+    record.worker === worker && record.event === "tool";
+const records = (worker: string): Record<string, unknown>[] => recordsOf(home).filter(isOf(worker));
 
 /** What scripts begin with that ask in Python. */
 const ASK = `import json, os, sys, time
@@ -141,6 +144,8 @@ print(json.dumps({"outcomes": outcomes}))
   expect(typescript).toEqual(python);
   expect(python![TWICE]).toMatch(/^VALIDATION_FAILED: .*conversation_id.*two spellings/);
   expect(python!.toSpliced(TWICE, 1)).toEqual(shared!.toSpliced(TWICE, 1));
+  await recordsWith(home, isOf("python"), python!.length);
+  await recordsWith(home, isOf("shared"), python!.length - 1);
   const [of, over] = ["python", "shared"].map((name) =>
     records(name).map(({ tool, verdict, code, stage }) => ({ tool, verdict, code, stage })),
   );
@@ -269,6 +274,7 @@ for id in ['""', '"ä"', '"\\\\"\\\\\\\\\\\\u0001"', '"~1"', '"%s"' % ("x" * 129
   expect(lines.slice(13).map((line) => JSON.parse(line) as unknown)).toEqual(
     Array.from({ length: 5 }, () => [true, { value: 1 }]),
   );
+  await recordsWith(home, (record) => isOf("wrong")(record) && record.verdict === "granted", 5);
   expect(records("wrong").filter(({ verdict }) => verdict === "granted")).toHaveLength(5);
   expect(new Set(records("wrong").map(({ session }) => session))).toEqual(new Set(["wrong.1"]));
 });
@@ -277,6 +283,7 @@ test("correlationChars: an id of so many characters is the correlation, and a lo
   // CORRELATION_CHARS_MAX
   const ids = [128, 129].map((length) => "x".repeat(length));
   await run("ids", `${ASK}\nfor id in ${JSON.stringify(ids)}: assert ask(id, "echo.echo", {"value": 1})["id"] == id`);
+  await recordsWith(home, isOf("ids"), ids.length);
   expect(records("ids").map(({ correlation }) => correlation)).toEqual([ids[0], "~1"]);
   expect(ids[0]).toHaveLength(limit("correlationChars"));
 });

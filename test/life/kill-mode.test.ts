@@ -3,7 +3,7 @@
  * stops them.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { existsSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Home, isAlive, waitUntil } from "../home.ts";
 import { skipUnless } from "../needs.ts";
@@ -80,9 +80,16 @@ def slow(number):
 async function stopsAt(name: string, by: () => Promise<unknown>, asked = "asked"): Promise<number> {
   const { pid } = await home.status(name);
   await waitUntil(() => existsSync(join(home.dir, `begun-${pid}`)), `the job of ${name} is under way`);
-  const done = by();
+  let isDone = false;
+  const done = by().finally(() => (isDone = true));
   await waitUntil(() => existsSync(join(home.dir, `${asked}-${pid}`)), `${name} is asked to end`);
   writeFileSync(join(home.dir, `go-${pid}`), "");
+  // A reload asks the instance that stood in meanwhile, too: unless that has ended before it could have a job.
+  const goOn = (): void => {
+    for (const file of readdirSync(home.dir))
+      if (file.startsWith(`${asked}-`)) writeFileSync(join(home.dir, file.replace(asked, "go")), "");
+  };
+  await waitUntil(() => (goOn(), isDone), `${name} is asked, and those beside it`);
   await done;
   await waitUntil(() => !isAlive(pid!), `${name} has ended`);
   return pid!;

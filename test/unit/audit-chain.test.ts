@@ -275,6 +275,22 @@ test("auditTickBytes: of one spool so many bytes are taken at a time, and the re
   expect([larger.read(LIMITS.auditTickBytes.value).length, larger.isBehind]).toEqual([1, false]);
 });
 
+test("a reader knows what it has left unread, in files that it did not come to as well", () => {
+  const line = recordOf("w-1-0", 1, "x");
+  writeSpool("router.jsonl.1", line + line);
+  writeSpool("router.jsonl", line);
+  const cursor = new SpoolCursor(spoolAt("router.jsonl"));
+  const left = (): number[] => [cursor.bytes, cursor.unreadBytes].map((bytes) => bytes / line.length);
+  expect(left()).toEqual([0, 0]);
+  cursor.read(1);
+  expect(left()).toEqual([3, 2]);
+  const undo = cursor.mark();
+  cursor.read(1e9);
+  expect(left()).toEqual([3, 0]);
+  undo();
+  expect(left()).toEqual([3, 2]);
+});
+
 test("auditLineBytes: a line as long as the limit is a record, a longer one is not, and the spool writes none", () => {
   const most = LIMITS.auditLineBytes.value;
   const sized = (bytes: number): string => {

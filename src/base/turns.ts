@@ -28,7 +28,7 @@ export class Turns {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const leave = (): void => {
       this.#waiting.splice(this.#waiting.indexOf(enter), 1);
-      reject(signal.reason as Error); // by Stop
+      reject(signal.reason as Error);
     };
     const enter = (): void => {
       signal.removeEventListener("abort", leave);
