@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import tempfile
 import unittest
 from typing import TypeVar
 from collections.abc import Callable
@@ -25,3 +27,12 @@ def skip_unless(has: bool, need: str, what: str) -> Callable[[Test], Test]:
         with open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
     return unittest.skip(line)
+
+
+def has_tmpfs_mounts() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder]
+        if os.getuid() != 0 or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode != 0:
+            return False
+        subprocess.run(["umount", folder], check=True)
+        return True
