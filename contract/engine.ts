@@ -141,6 +141,13 @@ export const ENGINE_START = {
   reserved: { bun: 512 * MIB, v8: 1024 * MIB },
   /** Without which it does not start. */
   least: { bun: 256 * MIB, v8: 1024 * MIB },
+  /**
+   * What it may have beyond what its guest may have, since it began: for code, structures and threads, and in all, with
+   * what it has and does not use. It is ended beyond the first, and the kernel gives it no more than the second.
+   */
+  room: { used: 16 * MIB, all: 40 * MIB },
+  /** Of its environment: the bytes that its guest may have, by which it limits itself before it runs any code. */
+  limit: "IPCCTL_RUNTIME_MEMORY",
   /** By how much its machine is larger for a guest that has a limit: it collects garbage when a quarter is used. */
   ram_factor: 4,
   /** MiB without which V8 does not start. */

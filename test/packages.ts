@@ -28,6 +28,11 @@ export function pythonWithPackages(): Promise<string | undefined> {
   return venvWith("test-python", PACKAGES);
 }
 
+/** With what jsrun's own tests need; likewise. */
+export function pythonForJsrunSuite(): Promise<string | undefined> {
+  return venvWith("test-jsrun-suite", ["pytest==9.2.0", "pytest-asyncio==1.5.0", "pytest-timeout==2.4.0"]);
+}
+
 /** With jsrun, whose interface `ipcctl.js` has; likewise. `IPCCTL_TEST_JSRUN` is a Python that has it already. */
 export async function pythonWithJsrun(): Promise<string | undefined> {
   return environment.IPCCTL_TEST_JSRUN ?? venvWith("test-jsrun", ["jsrun==0.3.0"]);

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -249,6 +250,14 @@ static napi_value leave_core(napi_env env, napi_callback_info info)
 	return result(env, ipc_core_leave());
 }
 
+static napi_value limit_data(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	rlim_t most = (rlim_t)large(&args, 0);
+	struct rlimit both = { .rlim_cur = most, .rlim_max = most };
+	return result(env, setrlimit(RLIMIT_DATA, &both));
+}
+
 __attribute__((visibility("default"))) napi_value napi_register_module_v1(napi_env env, napi_value exports);
 
 napi_value napi_register_module_v1(napi_env env, napi_value exports)
@@ -272,6 +281,7 @@ napi_value napi_register_module_v1(napi_env env, napi_value exports)
 		{ "close", close_fd },
 		{ "core", core },
 		{ "leaveCore", leave_core },
+		{ "limitData", limit_data },
 	};
 	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
 		napi_value function;

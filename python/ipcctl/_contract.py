@@ -50,6 +50,11 @@ ENGINE_START = """
   "bun": 268435456,
   "v8": 1073741824
  },
+ "room": {
+  "used": 16777216,
+  "all": 41943040
+ },
+ "limit": "IPCCTL_RUNTIME_MEMORY",
  "ram_factor": 4,
  "old_space_min": 8,
  "passed": [

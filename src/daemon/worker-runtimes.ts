@@ -241,7 +241,8 @@ function lowest(...limits: readonly (number | null | undefined)[]): number | nul
 /** No wider than the worker: what that has of limits, it has too. */
 function definition(worker: Worker, policy: Policy, asked: Wanted): AppConfig {
   const { engine, max_memory: most, max_cpu: seconds } = asked;
-  const { memory: usual, reserved, least, ram_factor, old_space_min, flags, programs, policy: base } = ENGINE_START;
+  const { memory: usual, reserved, least, limit: limitVariable } = ENGINE_START;
+  const { ram_factor, old_space_min, flags, programs, policy: base } = ENGINE_START;
   const memory = lowest(
     most === undefined ? usual : reserved[engine] + most,
     policy.limits.memory,
@@ -270,6 +271,7 @@ function definition(worker: Worker, policy: Policy, asked: Wanted): AppConfig {
       interpreter: [program, ...flags[engine]].map(shellWord).join(" "),
       env: {
         ...asked.env,
+        ...(most === undefined ? {} : { [limitVariable]: `${most}` }),
         ...(collected === undefined
           ? {}
           : {

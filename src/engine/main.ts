@@ -6,6 +6,7 @@ import { receiveFd } from "../plane/system.ts";
 import { addModules } from "./modules.ts";
 import { Pictures } from "./pictures.ts";
 import { forbidImports, memory } from "./engine-platform.ts";
+import { limitMemory } from "./memory-limit.ts";
 import { Realm } from "./realm.ts";
 import { Session } from "./guest-session.ts";
 import { Streams } from "./guest-streams.ts";
@@ -42,6 +43,7 @@ async function begin(): Promise<void> {
       open_resources: once + intervals,
     };
   };
+  limitMemory();
   session.hello();
   session.add(new Streams(session)); // before any code of the guest, and while Python hears of us
   meeting.leave();

@@ -25,6 +25,7 @@ type Addon = {
   readonly closeOnExec: (fd: number) => number;
   readonly core: () => number;
   readonly leaveCore: () => number;
+  readonly limitData: (bytes: number) => number;
 };
 
 const ADDON = join(PARTS, "plane.node");
@@ -153,4 +154,8 @@ export function core(): number {
 
 export function leaveCore(): boolean {
   return addon().leaveCore() === 1;
+}
+
+export function limitData(bytes: number): boolean {
+  return addon().limitData(bytes) === 0;
 }

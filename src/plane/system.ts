@@ -4,6 +4,7 @@
  */
 import { FFIType, ptr, toArrayBuffer, type dlopen, type Pointer } from "bun:ffi";
 import { readFileSync } from "node:fs";
+import { RLIMIT } from "../../contract/linux.ts";
 import { IpcError } from "../base/errors.ts";
 import { openLibc } from "./open-libc.ts";
 
@@ -28,6 +29,7 @@ const SYMBOLS = {
   sched_getcpu: { args: [], returns: i32 },
   sched_getaffinity: { args: [i32, u64, pointer], returns: i32 },
   sched_setaffinity: { args: [i32, u64, pointer], returns: i32 },
+  setrlimit: { args: [i32, pointer], returns: i32 },
 } as const;
 
 type Library = ReturnType<typeof dlopen<typeof SYMBOLS>>["symbols"];
@@ -315,4 +317,13 @@ function isAllOnline(set: Buffer): boolean {
     for (let one = first; one <= last; one++) online[one >> 3]! |= 1 << (one & 7);
   }
   return set.equals(online);
+}
+
+/**
+ * What this process may have of writable memory of its own, from now on and for good. False if it may have less
+ * already.
+ */
+export function limitData(bytes: number): boolean {
+  const both = new BigUint64Array(2).fill(BigInt(bytes)); // soft and hard
+  return libc.setrlimit(RLIMIT.data, ptr(both)) === 0;
 }

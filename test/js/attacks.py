@@ -7,11 +7,14 @@ import contextlib
 import datetime
 import os
 import pathlib
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
-from cases import Took, case, equal, expect, fails, in_thread, main
+from cases import Took, case, equal, expect, fails, in_thread, main, until
 
 MB = 1 << 20
 CRAWL = (pathlib.Path(__file__).parent / "crawl.js").read_text().strip().removesuffix(";")
@@ -605,10 +608,12 @@ def memory(js: Any) -> None:
             one.eval(code, timeout=25)
             problems.append(f"{name}: nothing is raised")
         except js.RuntimeTerminated as error:
-            # JavaScript may also be told that nobody reads so much.
-            if "heap limit" not in str(error).lower() and "was not read" not in str(error):
+            if not _is_end(error):
                 problems.append(f"{name}: {error}")
-        except (RuntimeError, js.JavaScriptError) as error:
+        except js.JavaScriptError as error:
+            if not _is_refusal(error):
+                problems.append(f"{name}: {error}")
+        except RuntimeError as error:
             problems.append(f"{name}: {type(error).__name__}: {str(error)[:80]}, at {(max(highest) - base) // MB} MB")
         finally:
             is_over.set()
@@ -618,6 +623,88 @@ def memory(js: Any) -> None:
         if above > 50:
             problems.append(f"{name}: {above} MB above the limit")
     expect(not problems, "; ".join(problems))
+
+
+def _is_end(error: Exception) -> bool:
+    """JavaScript may also be told that nobody reads so much."""
+    return "heap limit" in str(error).lower() or "was not read" in str(error)
+
+
+def _is_refusal(error: Any) -> bool:
+    """By the kernel, before anybody has seen how much there is."""
+    return error.name == "RangeError" and any(word in str(error).lower() for word in ("memory", "allocation"))
+
+
+#: What code is compiled to lies in memory that an engine has from the start (docs/internals/runtimes.md).
+CODE = {"functions": 64, "regular expressions": 64}
+
+
+def held(js: Any, names: Iterable[str], most: int = 100 * MB) -> None:
+    """By the kernel's own count of the most that each process has had."""
+    problems = []
+    for name in names:
+        one = js.Runtime(js.RuntimeConfig(max_memory=most))
+        one.bind_function("later", _later)
+        process = one._session.process
+        base = _peak(process.pid)
+        try:
+            one.eval(FLOODS[name], timeout=25)
+            problems.append(f"{name}: nothing is raised")
+        except js.RuntimeTerminated as error:
+            if not _is_end(error):
+                problems.append(f"{name}: {error}")
+        except js.JavaScriptError as error:
+            if not _is_refusal(error):
+                problems.append(f"{name}: {error}")
+        process.how_it_ended(1)
+        peak = _peak(process.pid) or int(process._shim.record().get("max_rss_bytes", 0))
+        above = (peak - base - most) // MB
+        if above > 50 + CODE.get(name, 0):
+            problems.append(f"{name}: {above} MB above the limit")
+        one.close()
+    expect(not problems, "; ".join(problems))
+
+
+def _peak(pid: int) -> int:
+    """0 once it has ended."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            return next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:")), 0)
+    except OSError:
+        return 0
+
+
+@case("Memory ends at max_memory, at most 50 MB above, though nobody looks", only_ours=True)
+def memory_unseen(js: Any) -> None:
+    from ipcctl.js import _process
+
+    _process.Limit.look = lambda self: False  # type: ignore[method-assign]
+    held(js, FLOODS)
+
+
+@case("Memory ends at max_memory while all processors are taken", only_ours=True)
+def memory_under_load(js: Any) -> None:
+    def spin() -> None:
+        while True:
+            pass
+
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    threading.Thread(target=spin, daemon=True).start()  # and the interpreter
+    try:
+        held(js, ("arrays", "array buffers", "maps"))
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
+@case("What timers take while nothing is asked ends at max_memory, and is told as that", only_ours=True)
+def memory_of_idle(js: Any) -> None:
+    one = js.Runtime(js.RuntimeConfig(max_memory=30 * MB))
+    code = "const all = []; setInterval(() => { for (let at = 0; at < 20; at++) all.push(new Array(1e4).fill(at)) }, 5)"
+    equal(one.eval(f"{code}; 1"), 1)
+    expect(until(lambda: not one._session.process.is_alive, 20), "it goes on")
+    fails(lambda: one.eval("1"), js.RuntimeTerminated, "heap limit")
 
 
 async def _later(value: Any) -> int:

@@ -10,7 +10,6 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from .. import _console, _contract
 from .._backend import BrokenChannel
@@ -18,11 +17,8 @@ from .._end import End, Ownership
 from .._serving import serving
 from ..host import HostError, call
 from ._kept import Owned
-from ._process import CRASHES, END_SECONDS, START_SECONDS, Guest, greet, is_readable, settle
+from ._process import END_SECONDS, START_SECONDS, Guest, greet, is_readable, settle
 from ._template import PASSED, WAY_OUT, Options, needed_by, readable
-
-if TYPE_CHECKING:
-    from ._process import Limit
 
 #: The channel is sent before the answer.
 _RELAY_SECONDS = 5.0
@@ -96,13 +92,6 @@ class Asked(Owned):
     def failed(self, why: str) -> RuntimeError:
         self.kill()
         return RuntimeError(f"ipcctl.js: the runtime did not start: {why}")
-
-    def how_it_ended(self, limit: Limit | None) -> str:
-        number = int(self.record().get("status", "0"))
-        most = self._options.max_memory
-        if most is not None and number in CRASHES and self.record().get("kind") == "signal":
-            return f"heap limit exceeded: it may have {most} bytes"
-        return super().how_it_ended(limit)
 
     def close(self) -> None:
         self.wait(END_SECONDS)

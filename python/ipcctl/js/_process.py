@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import resource
 import select
@@ -37,16 +38,15 @@ START_SECONDS = 30.0
 #: A shim ends within milliseconds of its engine.
 END_SECONDS = 5.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-#: Of what a guest has used: how often it is looked at while its code runs, and how often after that.
+#: Of what a guest has used: how often it is looked at while its code runs and for how many looks after that, and how
+#: often while nothing is asked of it, since timers and what promises come to may run.
 _LOOK_SECONDS = 0.002
 _LOOKS_AFTER = 25
+_REST_SECONDS = 0.25
 #: More than the shim says where it cannot start, and than the kernel says of memory.
 _TEXT_BYTES = 4096
 #: What the engine itself takes once code runs: compiled code, structures, threads.
-_ENGINE_ROOM = 16 * 1024**2
-#: What it may have beyond that and not use, and where the kernel refuses memory to one that is faster than looks.
-_UNUSED_ROOM = 32 * 1024**2
-_WALL_ROOM = 64 * 1024**2
+_ENGINE_ROOM: int = json.loads(_contract.ENGINE_START)["room"]["used"]
 #: How an engine ends that gets no memory.
 CRASHES = frozenset((signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV))
 
@@ -207,7 +207,7 @@ class Guest:
         """None while it runs. It ends a moment after its channel does."""
         if not self._shim.wait(timeout):
             return None
-        return self._reason or self._shim.how_it_ended(self._limit)
+        return self._reason or self._shim.how_it_ended()
 
     def resident_bytes(self) -> int:
         """Of memory, as the kernel counts it; 0 once it has ended."""
@@ -236,7 +236,9 @@ class Guest:
         """In a forked child, whose parent still uses it."""
         self._lock = threading.RLock()
         self._is_disposed = True
-        self._limit = None
+        limit, self._limit = self._limit, None
+        if limit is not None:
+            limit.forsake()
         self._shim.forsake()
 
 
@@ -368,16 +370,16 @@ class Engine:
         """Of its end: ``kind`` and ``status``, and what it used as far as it is known."""
         raise NotImplementedError
 
-    def how_it_ended(self, limit: Limit | None) -> str:
-        record, max_cpu = self.record(), self._options.max_cpu
+    def how_it_ended(self) -> str:
+        record, max_cpu, max_memory = self.record(), self._options.max_cpu, self._options.max_memory
         number = int(record.get("status", "9"))
         if record.get("kind") != "signal":
             return f"exit status {number}" if record else "killed by signal 9, with its shim"
         used = int(record.get("cpu_us", "0")) / 1e6
         if number == signal.SIGXCPU or (number == signal.SIGKILL and max_cpu is not None and used >= max_cpu):
             return "processor time limit exceeded"
-        if number in CRASHES and limit is not None and limit.was_near(int(record.get("max_rss_bytes", "0"))):
-            return limit.says()
+        if number in CRASHES and max_memory is not None:
+            return f"{_exceeded(max_memory)} (killed by signal {number})"
         return f"killed by signal {number}"
 
     def close(self) -> None:
@@ -609,14 +611,25 @@ def end_all() -> None:
     _folders.close()
 
 
-def _resident(pid: int) -> tuple[int, int, int]:
-    """All of it, what is not shared, and what it may write. 0 where it has ended."""
+def _resident(pid: int) -> tuple[int, int]:
+    """All of it, and what is not shared. 0 where it has ended."""
     try:
-        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
-            _, resident, shared, _, _, data, _ = map(int, file.read(_TEXT_BYTES).split())
+        statm = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0, 0
+    try:
+        return _read_resident(statm)
+    finally:
+        os.close(statm)
+
+
+def _read_resident(statm: int) -> tuple[int, int]:
+    """One call of the kernel: whoever looks waits for the interpreter after each."""
+    try:
+        _, resident, shared, *_ = map(int, os.pread(statm, _TEXT_BYTES, 0).split())
     except (OSError, ValueError):
-        return 0, 0, 0
-    return resident * _PAGE, (resident - shared) * _PAGE, data * _PAGE
+        return 0, 0
+    return resident * _PAGE, (resident - shared) * _PAGE
 
 
 # ---- memory ----
@@ -625,28 +638,31 @@ def _resident(pid: int) -> tuple[int, int, int]:
 class Limit:
     """How much memory one guest may have: beyond what its engine had at the start, and what engines need for code.
 
-    The kernel has no exact limit for that without a control group. So it is looked at every two milliseconds while code
-    runs; for a guest that is faster than that, the kernel refuses memory a little above it.
+    The engine has asked the kernel to give it no more than a little above that (src/engine/memory-limit.ts), which
+    holds whatever this program does, and refuses. What is seen here in time is told as what it is instead.
     """
 
     def __init__(self, guest: Guest, most: int) -> None:
         self._guest = weakref.ref(guest)
-        self._pid, self._most = guest.pid, most
-        self._resident, own, data = _resident(guest.pid)
+        self._most = most
+        self._lock = threading.RLock()  # an engine that nobody holds may be disposed of in the midst
+        _, own = _resident(guest.pid)
         self._most_used = own + most + _ENGINE_ROOM
-        self._most_writable = data + most + _ENGINE_ROOM + _UNUSED_ROOM
-        wall = self._most_writable + _WALL_ROOM
-        with contextlib.suppress(OSError, ValueError):  # it has ended, is another user's, or has less from its sandbox
-            resource.prlimit(guest.pid, resource.RLIMIT_DATA, (wall, wall))
         self._running = 0
         self._looks = 0
-        self._lock = threading.Lock()
+        #: Code of the guest has run, and may again.
+        self.has_begun = False
+        try:
+            self._statm = os.open(f"/proc/{guest.pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # it has ended
+            self._statm = -1
         _watch.add(self)
 
     def begin(self) -> None:
         with self._lock:
             self._running += 1
         self._looks = _LOOKS_AFTER
+        self.has_begun = True
         _watch.wake()
 
     def done(self) -> None:
@@ -655,26 +671,37 @@ class Limit:
 
     def close(self) -> None:
         _watch.remove(self)
+        self._let_go()
+
+    def forsake(self) -> None:
+        """In a forked child."""
+        self._lock = threading.RLock()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            held, self._statm = self._statm, -1
+        if held >= 0:
+            os.close(held)
 
     def look(self) -> bool:
         """Whether it should be looked at again soon."""
-        if self._running <= 0:
-            if self._looks <= 0:
+        with self._lock:
+            if self._statm < 0:
                 return False
-            self._looks -= 1
-        _, own, data = _resident(self._pid)
-        if own > self._most_used or data > self._most_writable:
+            _, own = _read_resident(self._statm)
+            is_running = self._running > 0
+        if own > self._most_used:
             guest = self._guest()
             if guest is not None:
-                guest.kill(self.says())
+                guest.kill(_exceeded(self._most))
             return False
-        return True
+        self._looks = _LOOKS_AFTER if is_running else self._looks - 1
+        return self._looks > 0
 
-    def was_near(self, most_resident: int) -> bool:
-        return most_resident - self._resident > self._most // 2
 
-    def says(self) -> str:
-        return f"heap limit exceeded: it may have {self._most} bytes"
+def _exceeded(most: int) -> str:
+    return f"heap limit exceeded: it may have {most} bytes"
 
 
 class _Watch:
@@ -709,9 +736,13 @@ class _Watch:
                 self._awake.clear()
                 self._is_asleep = True
                 if not self._look():  # one that began meanwhile found it awake
-                    self._awake.wait()
+                    self._awake.wait(_REST_SECONDS if self._is_any_used() else None)
                 self._is_asleep = False
             time.sleep(_LOOK_SECONDS)
+
+    def _is_any_used(self) -> bool:
+        with self._lock:
+            return any(limit.has_begun for limit in self._limits)
 
     def _look(self) -> bool:
         with self._lock:

@@ -246,6 +246,7 @@ def environment_of(options: Options) -> dict[str, str]:
     environment = {name: os.environ[name] for name in PASSED if name in os.environ}
     if options.max_memory is not None:  # so that it collects garbage before it has as much
         old = max(_OLD_SPACE_MIN, options.max_memory // _MIB)
+        environment[_START["limit"]] = str(options.max_memory)
         environment["BUN_JSC_forceRAMSize"] = str(options.max_memory * _RAM_FACTOR)
         environment["NODE_OPTIONS"] = f"--max-old-space-size={old}"
     return environment if options.confine else {**_ENGINE_ENVIRONMENT, **environment}
