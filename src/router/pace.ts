@@ -9,9 +9,12 @@ import { limit } from "../base/limits.ts";
 const LOOK_MS = 10;
 /** About what the record of a call has; where they are larger, more of the room fills until the paces are equal. */
 const RECORD_BYTES = 300;
-/** Requests of each session that do not wait, between two looks: who asks so little floods nothing. */
-const FREE_REQUESTS = 4;
-/** Requests of all others between two looks, though nothing is taken: they come to the end of the room slowly. */
+/**
+ * Requests of each session that do not wait, between two looks: who asks so little floods nothing. Of all sessions
+ * together so many while half of the room is free, and fewer the less there is of it: many who ask little are a flood.
+ */
+const FREE_REQUESTS = { each: 4, all: 256 };
+/** Requests of either kind between two looks, though nothing is taken: they come to the end of the room slowly. */
 const LEAST_REQUESTS = 8;
 
 /** The spool that the router writes. */
@@ -28,7 +31,9 @@ export class Pace {
   #untaken: number;
   #written: number;
   #lookedMs = Number.NEGATIVE_INFINITY;
-  /** Requests that may be taken until the next look. */
+  /** Requests that do not wait, until the next look. */
+  #free = LEAST_REQUESTS;
+  /** Others that may be taken until then. */
   #budget = 0;
   /** Since the last look. */
   readonly #counts = new Map<object, number>();
@@ -48,7 +53,7 @@ export class Pace {
 
   /** Whether a session has to wait for its turn. */
   holds(session: object): boolean {
-    if (!this.#isBehind() || (this.#counts.get(session) ?? 0) < FREE_REQUESTS) return false;
+    if (!this.#isBehind() || this.#isFree(session)) return false;
     return this.#held.length > 0 || this.#budget <= 0;
   }
 
@@ -61,9 +66,13 @@ export class Pace {
   /** A request of this session was taken. */
   count(session: object): void {
     if (this.#most < half()) return;
-    const count = (this.#counts.get(session) ?? 0) + 1;
-    this.#counts.set(session, count);
-    if (count > FREE_REQUESTS) this.#budget--;
+    if (this.#isFree(session)) this.#free--;
+    else this.#budget--;
+    this.#counts.set(session, (this.#counts.get(session) ?? 0) + 1);
+  }
+
+  #isFree(session: object): boolean {
+    return this.#free > 0 && (this.#counts.get(session) ?? 0) < FREE_REQUESTS.each;
   }
 
   /** What is not taken, if nothing was since the last look. */
@@ -84,8 +93,10 @@ export class Pace {
     this.#written = this.#spool.written;
     const taken = (Math.max(0, most - this.#untaken) * LOOK_MS) / Math.max(LOOK_MS, nowMs - this.#lookedMs);
     // The less room there is, the less of it is given away: so it does not fill up while anything is taken.
-    const left = Math.max(0, limit("auditUntakenBytes") - this.#untaken) / (limit("auditUntakenBytes") - half());
-    this.#budget = Math.max(LEAST_REQUESTS, (taken / RECORD_BYTES) * Math.min(1, left));
+    const room = Math.max(0, limit("auditUntakenBytes") - this.#untaken) / (limit("auditUntakenBytes") - half());
+    const left = Math.min(1, room);
+    this.#free = Math.max(LEAST_REQUESTS, FREE_REQUESTS.all * left);
+    this.#budget = Math.max(LEAST_REQUESTS, (taken / RECORD_BYTES) * left);
     this.#lookedMs = nowMs;
     this.#counts.clear();
   }

@@ -93,6 +93,22 @@ test("auditUntakenBytes: with as much there is room for a call, and with one byt
   expect(full.holds(quiet)).toBe(false);
 });
 
+test("a thousand who ask little are a flood together, which becomes slower the less room there is", () => {
+  const asked = (bytes: number): number => {
+    const pace = new Pace({ written: 0, untaken: () => bytes });
+    return Array.from({ length: 1000 }, () => ({})).filter((session) => {
+      const isHeld = pace.holds(session);
+      if (!isHeld) pace.count(session);
+      return !isHeld;
+    }).length;
+  };
+  expect(asked(ROOM / 2 - 1)).toBe(1000);
+  const [half, most] = [asked(ROOM / 2), asked(ROOM * 0.99)];
+  expect(half).toBeLessThan(500);
+  expect(half).toBeGreaterThan(100);
+  expect(most).toBeLessThan(30);
+});
+
 test("who was held goes on when records are taken, and slowly when none are", async () => {
   const spooled = { written: 0, bytes: ROOM, untaken: (): number => spooled.bytes };
   const pace = new Pace(spooled);
