@@ -13,9 +13,7 @@ import sys
 import tempfile
 import textwrap
 import threading
-import time
 import unittest
-from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -27,11 +25,11 @@ from ipcctl.js import Runtime, RuntimeConfig, _pool, _process, _template
 from ipcctl.js._process import Guest
 from ipcctl.js._template import Options
 from needs import has_tmpfs_mounts, skip_unless
+from waiting import DEADLINE, until
 
 MIB = 1024 * 1024
 BUN = os.path.join(support.ROOT, "node_modules/bun/bin/bun.exe")
 OPEN_ENGINE = os.path.join(support.ROOT, "test/js/open-engine.ts")
-DEADLINE = 30.0
 #: Within which memory beyond the limit is noticed, and how much of it there is by then.
 NOTICED_BYTES = 50 * MIB
 
@@ -47,14 +45,6 @@ def setUpModule() -> None:
 
 def tearDownModule() -> None:
     home.cleanup()
-
-
-def until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {DEADLINE:g} s")
-        time.sleep(0.01)
 
 
 def is_gone(pid: int) -> bool:

@@ -19,8 +19,8 @@ import support  # noqa: F401 it finds the package
 from ipcctl import _contract
 from ipcctl.js import JavaScriptError, JsStream, PyStreamSource, Runtime, RuntimeTerminated
 from needs import skip_unless
+from waiting import DEADLINE, until
 
-DEADLINE = 30.0
 HAS_TRIO = importlib.util.find_spec("trio") is not None
 home = tempfile.TemporaryDirectory(prefix="ipcctl-js-streams-", ignore_cleanup_errors=True)
 READ_ALL = """async (stream) => {
@@ -36,14 +36,6 @@ def setUpModule() -> None:
 
 def tearDownModule() -> None:
     home.cleanup()
-
-
-def until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {DEADLINE:g} s")
-        time.sleep(0.005)
 
 
 async def until_async(is_so: Callable[[], bool], what: str) -> None:
