@@ -82,7 +82,7 @@ export const FROM_ENGINE_FIELDS: Readonly<Record<keyof typeof FROM_ENGINE, strin
   print: "request or 0, level, text: what the console was told",
   end: "request: the stream that it reads has ended",
   invoke: "number, operation, arguments, request in which it is called or 0, whether it waits for the answer",
-  hello: "0, `{pid, engine, version, jit}`: the first message",
+  hello: "0, `{pid, engine, version, jit}`: the first message; `jit`: it makes machine code",
   want: "stream of Python, n: more items, while none is under way",
   leave: "stream of Python: it is not read any more",
   forget: "number of a segment of the engine that it has released",

@@ -27,8 +27,9 @@ export function promiseState(value: unknown, settle: Settle): PromiseState {
   return state;
 }
 
+/** `jit`: V8 ends where it gets no memory for machine code, and has no WebAssembly where it is to make none. */
 export function versionOf(): { engine: string; version: string; jit: boolean } {
-  return { engine: "v8", version: process.versions.node, jit: true };
+  return { engine: "v8", version: process.versions.node, jit: typeof WebAssembly === "object" };
 }
 
 export function memory(): { total: number; used: number; external: number } {

@@ -1,5 +1,5 @@
 /** What Bun alone can do for the engine; `engine-platform-node.ts` is its twin. */
-import { drainMicrotasks, heapStats } from "bun:jsc";
+import { drainMicrotasks, heapStats, numberOfDFGCompiles } from "bun:jsc";
 import { types } from "node:util";
 
 export type PromiseState = { readonly kind: "none" | "pending" | "fulfilled" | "rejected"; readonly value?: unknown };
@@ -18,8 +18,11 @@ export function promiseState(value: unknown, _settle: Settle): PromiseState {
   return kind === "pending" ? { kind } : { kind, value: Bun.peek(value) };
 }
 
+/** `jit`: JavaScriptCore says of functions that it will never compile that it did so a million times. */
 export function versionOf(): { engine: string; version: string; jit: boolean } {
-  return { engine: "bun", version: Bun.version, jit: true };
+  const probe = (): void => undefined;
+  probe();
+  return { engine: "bun", version: Bun.version, jit: numberOfDFGCompiles(probe) === 0 };
 }
 
 export function memory(): { total: number; used: number; external: number } {

@@ -2,10 +2,10 @@
 import type { OpenSegment } from "../plane/meet.ts";
 import { meet } from "../plane/meeting.ts";
 import { addBundling } from "./bundling.ts";
-import { receiveFd } from "../plane/system.ts";
+import { receiveFd, requireSystem } from "../plane/system.ts";
 import { addModules } from "./modules.ts";
 import { Pictures } from "./pictures.ts";
-import { forbidImports, memory } from "./engine-platform.ts";
+import { forbidImports, memory, versionOf } from "./engine-platform.ts";
 import { limitMemory } from "./memory-limit.ts";
 import { Realm } from "./realm.ts";
 import { Session } from "./guest-session.ts";
@@ -19,6 +19,13 @@ const DEBUG_BYTES = 4;
 void begin();
 
 async function begin(): Promise<void> {
+  try {
+    requireSystem();
+  } catch (error) {
+    const why = versionOf().jit ? (error as Error).message : "Bun gets no memory for machine code, which it needs";
+    process.stderr.write(`${why}\n`);
+    process.exit(1);
+  }
   const taken = Promise.withResolvers<OpenSegment>();
   const meeting = await meet({ calls: taken.resolve });
   const segment = await taken.promise;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 from .. import _console, _contract
@@ -12,6 +13,12 @@ from ._template import WAY_OUT, Options, resolve_confine, resolve_engine
 if TYPE_CHECKING:
     from ._config import RuntimeConfig
     from ._process import Guest
+
+
+_INTERPRETED = (
+    "ipcctl.js: the engine of this runtime makes no machine code here, so that JavaScript runs many times slower: "
+    "something denies it memory for that, or memory that it may execute"
+)
 
 
 def options_of(config: RuntimeConfig) -> Options:
@@ -32,7 +39,13 @@ def take(config: RuntimeConfig) -> Guest:
     """:raises RuntimeError: that says what is missing, and what to do
     :raises PermissionError: in a worker whose policy grants none, or not what is asked for
     """
-    options = options_of(config)
+    guest = _take(options_of(config))
+    if guest.hello.get("jit") is not True:
+        warnings.warn(_INTERPRETED, RuntimeWarning, stacklevel=3)
+    return guest
+
+
+def _take(options: Options) -> Guest:
     if _contract.RUNTIMES_VARIABLE in os.environ:
         from . import _asked  # takes long to load
 

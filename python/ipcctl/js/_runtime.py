@@ -85,6 +85,8 @@ class RuntimeStats(NamedTuple):
     pid: int = 0
     confined: bool = False
     engine: str = ""
+    #: Whether it makes machine code of JavaScript.
+    jit: bool = False
 
 
 class JsFunction:
@@ -632,6 +634,7 @@ class Runtime:
             pid=self._guest.pid,
             confined=self._guest.is_confined,
             engine=str(self._guest.hello.get("engine", "")),
+            jit=self._guest.hello.get("jit") is True,
         )
 
     def heap_snapshot(self) -> bytes:
