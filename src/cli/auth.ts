@@ -40,7 +40,7 @@ export async function login(context: Context, text: string, flags: LoginFlags): 
   const device = await askDevice(deviceUrl, flags.clientId, flags.scope);
   const complete = device.completeUrl === null ? "" : `\n  or open ${printable(device.completeUrl)}`;
   process.stderr.write(`open ${printable(device.url)} and enter ${printable(device.code)}${complete}\n`);
-  const client = { tokenUrl, clientId: flags.clientId };
+  const client = { tokenUrl, clientId: flags.clientId, deviceUrl, scope: flags.scope ?? null };
   const tokens = await awaitTokens(client, device);
   using connection = await context.connect();
   await connection.storeLogin(name.full, { ...client, ...tokens });

@@ -26,7 +26,12 @@ export const AUTH_HANDLERS: VerbTable<AuthTag, AuthDeps, Asked> = {
   },
   AuthLogin: async ({ name: text, plugin, ...login }, deps, caller) => {
     const name = parseCredentialName(text, plugin);
-    const client = { tokenUrl: requireSafeUrl(login.token_url, "token_url"), clientId: login.client_id };
+    const client = {
+      tokenUrl: requireSafeUrl(login.token_url, "token_url"),
+      clientId: login.client_id,
+      deviceUrl: login.device_url === null ? null : requireSafeUrl(login.device_url, "device_url"),
+      scope: login.scope,
+    };
     const { access_token: access, refresh_token: refresh, expires_in: expiresInSeconds } = login;
     await changed(deps, caller, name, "login", () =>
       deps.credentials.login(name, client, { access, refresh, expiresInSeconds }),

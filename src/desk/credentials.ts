@@ -7,7 +7,7 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { credentialsFolderOf } from "../base/paths.ts";
 import { existsAlready, notFound, parseCredentialName, type CredentialName } from "./credential-name.ts";
-import { refreshTokens, type Client, type Tokens } from "./oauth.ts";
+import { againBy, refreshTokens, type Client, type Tokens } from "./oauth.ts";
 import { readPrivate, writePrivate } from "./private-file.ts";
 import { Vault, type Entry } from "./vault.ts";
 
@@ -35,6 +35,8 @@ export type PluginSecrets = {
 /** What a live check found. */
 export type Verified = { readonly name: string; readonly isOk: boolean; readonly message: string };
 
+type Login = NonNullable<Content["login"]>;
+
 /** What is encrypted. */
 type Content = {
   readonly value: string;
@@ -45,6 +47,9 @@ type Content = {
   readonly login?: {
     readonly token_url: string;
     readonly client_id: string;
+    /** Missing in what earlier versions stored. */
+    readonly device_url?: string | null;
+    readonly scope?: string | null;
     readonly refresh: string | null;
     readonly expires_at_ms: number | null;
   };
@@ -200,7 +205,8 @@ export class Credentials {
         const message = await this.#check(entry);
         results.push({ name: name.full, isOk: true, message });
       } catch (error) {
-        results.push({ name: name.full, isOk: false, message: IpcError.from(error).message });
+        const { message, hint } = IpcError.from(error);
+        results.push({ name: name.full, isOk: false, message: hint === undefined ? message : `${message}; ${hint}` });
       }
     }
     return results;
@@ -236,7 +242,7 @@ export class Credentials {
     if (login === undefined) return "opens";
     if (login.refresh === null) {
       if ((login.expires_at_ms ?? Number.MAX_VALUE) > this.#nowMs()) return "opens, and cannot be renewed";
-      throw overFor(entry);
+      throw overFor(entry, login);
     }
     await this.#renew(entry);
     return "was renewed by its service";
@@ -252,9 +258,9 @@ export class Credentials {
   }
 
   async #renewNow(entry: Entry): Promise<string> {
-    const { login } = this.#vault.open(entry)!; // the caller has opened it
-    if (login?.refresh == null) throw overFor(entry);
-    const client = { tokenUrl: login.token_url, clientId: login.client_id };
+    const login = this.#vault.open(entry)!.login!; // the caller has opened it, and nothing else ends
+    if (login.refresh === null) throw overFor(entry, login);
+    const client = clientOf(login);
     const tokens = await refreshTokens(client, login.refresh, entry.full);
     for (const token of [tokens.access, tokens.refresh ?? tokens.access]) requireValue(entry, token);
     const before = this.#vault.open(entry);
@@ -264,7 +270,7 @@ export class Credentials {
     return tokens.access;
   }
 
-  #contentOf({ tokenUrl, clientId }: Client, tokens: Tokens, before: Content | undefined): Content {
+  #contentOf({ tokenUrl, clientId, deviceUrl, scope }: Client, tokens: Tokens, before: Content | undefined): Content {
     const now = this.#nowMs();
     const { access, refresh, expiresInSeconds: seconds } = tokens;
     const kept = [access, refresh];
@@ -273,7 +279,7 @@ export class Credentials {
     return {
       ...{ value: access, set_at_ms: now, old: old.slice(-limit("credentialOldValues")) },
       login: {
-        ...{ token_url: tokenUrl, client_id: clientId, refresh },
+        ...{ token_url: tokenUrl, client_id: clientId, device_url: deviceUrl, scope, refresh },
         expires_at_ms: seconds === null ? null : now + seconds * 1000,
       },
     };
@@ -341,9 +347,14 @@ function currentOf({ value, login }: Content): string[] {
   return login?.refresh == null ? [value] : [value, login.refresh];
 }
 
-function overFor({ full }: Entry): IpcError {
+function clientOf(login: Login): Client {
+  const { token_url: tokenUrl, client_id: clientId, device_url: deviceUrl = null, scope = null } = login;
+  return { tokenUrl, clientId, deviceUrl, scope };
+}
+
+function overFor({ full }: Entry, login: Login): IpcError {
   return new IpcError("FAILED", `the login ${full} is over, and its service gave nothing to renew it with`, {
-    hint: `log in again: ipcctl auth login ${full}`,
+    hint: againBy(full, clientOf(login)),
   });
 }
 

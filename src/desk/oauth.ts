@@ -4,11 +4,15 @@
  */
 import { IpcError } from "../base/errors.ts";
 import { sleep } from "../base/patience.ts";
+import { shellWord } from "../base/shell-words.ts";
 
 /** Where tokens come from. */
 export type Client = {
   readonly tokenUrl: string;
   readonly clientId: string;
+  /** Where a person is asked for; null if the tokens came in another way. */
+  readonly deviceUrl: string | null;
+  readonly scope: string | null;
 };
 
 export type Tokens = {
@@ -108,14 +112,23 @@ export async function awaitTokens(
   throw over;
 }
 
+/** How to get new tokens for a login that is over. */
+export function againBy(login: string, { tokenUrl, clientId, deviceUrl, scope }: Client): string {
+  if (deviceUrl === null) return "log in again, and store the tokens under the same name";
+  const flags = ["--client-id", clientId, "--device-url", deviceUrl, "--token-url", tokenUrl];
+  if (scope !== null) flags.push("--scope", scope);
+  return `log in again: ipcctl auth login ${[login, ...flags].map(shellWord).join(" ")}`;
+}
+
 /** @throws IpcError FAILED; with the hint to log in again if the service says that the login is over */
-export async function refreshTokens({ tokenUrl, clientId }: Client, refresh: string, login: string): Promise<Tokens> {
+export async function refreshTokens(client: Client, refresh: string, login: string): Promise<Tokens> {
+  const { tokenUrl, clientId } = client;
   const doing = "renewing the login";
   const form = { grant_type: "refresh_token", refresh_token: refresh, client_id: clientId };
   const { status, body } = await exchange(tokenUrl, form, doing);
   if (body.error === "invalid_grant")
     throw new IpcError("FAILED", `the login ${login} is over: the service does not renew it`, {
-      hint: `log in again: ipcctl auth login ${login}`,
+      hint: againBy(login, client),
     });
   const tokens = tokensOf(body) ?? fail(refusal(doing, tokenUrl, status, body));
   return { ...tokens, refresh: tokens.refresh ?? refresh }; // it stays as it is where none is given

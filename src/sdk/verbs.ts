@@ -48,6 +48,9 @@ export type ActOptions = {
 export type Login = {
   readonly tokenUrl: string;
   readonly clientId: string;
+  /** Where a person was asked for, with which scope: for the command that logs in again. */
+  readonly deviceUrl?: string | null;
+  readonly scope?: string | null;
   readonly access: string;
   readonly refresh: string | null;
   readonly expiresInSeconds: number | null;
@@ -183,6 +186,7 @@ export abstract class Verbs {
   async storeLogin(name: string, login: Login, { plugin }: { readonly plugin?: string } = {}): Promise<void> {
     await ask(this, "AuthLogin", {
       ...{ name, plugin: plugin ?? null, token_url: login.tokenUrl, client_id: login.clientId },
+      ...{ device_url: login.deviceUrl ?? null, scope: login.scope ?? null },
       ...{ access_token: login.access, refresh_token: login.refresh, expires_in: login.expiresInSeconds },
     });
   }

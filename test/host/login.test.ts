@@ -6,7 +6,7 @@ import { join } from "node:path";
 import type { IpcError } from "../../src/base/errors.ts";
 import { parseCredentialName } from "../../src/desk/credential-name.ts";
 import { Credentials } from "../../src/desk/credentials.ts";
-import { askDevice, awaitTokens, discover, refreshTokens, requireSafeUrl } from "../../src/desk/oauth.ts";
+import { askDevice, awaitTokens, discover, refreshTokens, requireSafeUrl, type Client } from "../../src/desk/oauth.ts";
 import { ROOT, waitUntil, within, withDaemon } from "../home.ts";
 
 /** A service as RFC 8628 says it, whose tokens for renewal are good once. */
@@ -70,7 +70,12 @@ afterEach(() => {
 });
 
 const NAME = parseCredentialName("mail/token");
-const at = (): { tokenUrl: string; clientId: string } => ({ tokenUrl: `${service.url}/token`, clientId: "ipcctl" });
+const at = (): Client => ({
+  ...{ tokenUrl: `${service.url}/token`, clientId: "ipcctl", deviceUrl: `${service.url}/device`, scope: "read mail" },
+});
+/** What is said of a login that is over. */
+const again = (): string =>
+  `log in again: ipcctl auth login mail/token --client-id ipcctl --device-url ${service.url}/device --token-url ${service.url}/token`;
 const errorOf = (work: Promise<unknown>): Promise<IpcError> =>
   work.then(
     () => Promise.reject(new Error("it should have failed")),
@@ -212,16 +217,17 @@ test("a login that the service does not renew is over, and a new one takes its p
   service.replies.push({ error: "invalid_grant" });
   expect(await errorOf(credentials.use(NAME))).toMatchObject({
     message: "the login mail/token is over: the service does not renew it",
-    hint: "log in again: ipcctl auth login mail/token",
+    hint: `${again()} --scope 'read mail'`,
   });
   credentials.login(NAME, at(), { access: "from-a-new-login", refresh: null, expiresInSeconds: null });
   expect(await credentials.use(NAME)).toBe("from-a-new-login");
   expect(credentials.secrets()).toEqual(["from-a-new-login", "access-token-1", "refresh-token-1"]);
-  credentials.login(NAME, at(), { access: "a-short-one", refresh: null, expiresInSeconds: 5 });
+  credentials.login(NAME, { ...at(), deviceUrl: null }, { access: "a-short-one", refresh: null, expiresInSeconds: 5 });
   now += 5000;
-  expect((await errorOf(credentials.use(NAME))).message).toBe(
-    "the login mail/token is over, and its service gave nothing to renew it with",
-  );
+  expect(await errorOf(credentials.use(NAME))).toMatchObject({
+    message: "the login mail/token is over, and its service gave nothing to renew it with",
+    hint: "log in again, and store the tokens under the same name",
+  });
 });
 
 test("a login that is removed while it is renewed does not come back", async () => {
@@ -275,7 +281,11 @@ test("the command shows where to go and with which code, and no token is ever sh
     });
     service.replies.push({ error: "invalid_grant" });
     expect(await home.cli("auth", "verify", "mail/token")).toMatchObject({
-      ...{ status: 1, stdout: "", stderr: "ipcctl: the login mail/token is over: the service does not renew it\n" },
+      ...{ status: 1, stdout: "" },
+      stderr: `ipcctl: the login mail/token is over: the service does not renew it; ${again()}\n`,
+    });
+    expect(await home.cli(...again().split("ipcctl ").slice(1).join("ipcctl ").split(" "))).toMatchObject({
+      ...{ status: 0, stdout: "mail/token: logged in\n" },
     });
     expect((await home.cli("auth", "rotate", "mail/token")).stderr).toContain("mail/token is a login");
     expect((await home.cli("auth", "login", "x", "--client-id", "c")).status).toBe(2);
