@@ -148,6 +148,57 @@ def console(js: Any) -> None:
         equal(told("console.time('a'); console.timeEnd('a'); console.groupEnd()"), [])
 
 
+@case("What a function raises that gets the console is the error of whoever asked, and ends what it does")
+def console_fails(js: Any) -> None:
+    def refuse(level: str, text: str) -> None:
+        raise LookupError(f"no {text}")
+
+    with js.Runtime(timeout=5) as runtime:
+        fails(lambda: runtime.eval("console.log('more'); 1", console=refuse), LookupError, "no more")
+        fails(lambda: runtime.eval("for (;;) console.log('end')", console=refuse), LookupError, "no end")
+        later = "(async () => { console.log('later'); await new Promise(() => {}) })()"
+
+        async def ask() -> None:
+            await runtime.eval_async(later, console=refuse)
+
+        fails(lambda: asyncio.run(ask()), LookupError, "no later")
+        equal(runtime.eval("2"), 2)
+
+
+@case("A function that gets the console may ask the same runtime")
+def console_asks(js: Any) -> None:
+    seen: list[Any] = []
+    with js.Runtime(timeout=5) as runtime:
+        runtime.eval("console.log(20); console.log(22)", console=lambda _, text: seen.append(runtime.eval(text)))
+        equal(seen, [20, 22])
+
+        async def ask() -> Any:
+            said = "console.log('1 + 1'); 3"
+            return await runtime.eval_async(said, console=lambda _, text: seen.append(runtime.eval(text)))
+
+        equal(asyncio.run(ask()), 3)
+        equal(seen, [20, 22, 2])
+
+
+@case("An output that has not the letters, or that nobody reads, does not end a runtime")
+def poor_output(js: Any) -> None:
+    class Broken(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError("nobody reads")
+
+    raw = io.BytesIO()
+    with js.Runtime(enable_console=True, timeout=5) as runtime:
+        plain = io.TextIOWrapper(raw, "ascii", write_through=True)
+        with contextlib.redirect_stdout(plain):
+            equal(runtime.eval("console.log('é'); 1"), 1)
+        equal(raw.getvalue(), rb"\xe9" + b"\n")
+        with contextlib.redirect_stdout(Broken()):
+            fails(lambda: runtime.eval("for (;;) console.log('more')"), BrokenPipeError, "nobody reads")
+            equal(runtime.eval("setTimeout(() => { console.log('late'); globalThis.done = true }, 1); 2"), 2)
+            expect(until(lambda: runtime.eval("globalThis.done === true")), "the timer has stopped in the middle")
+        equal(runtime.eval("3"), 3)
+
+
 @case("A rejection that nobody handles is printed where the console is")
 def rejections(js: Any) -> None:
     errors = io.StringIO()

@@ -604,14 +604,17 @@ class Runtime:
 
     # ---- the console ----
 
-    def _printed(self, request: int, level: str, text: str) -> None:
-        asked = self._session.requests.get(request)
-        if asked is not None and asked.console is not None:
-            asked.console(level, text)
+    def _printed(self, console: Console | None, level: str, text: str) -> None:
+        if console is not None:
+            console(level, text)
             return
         out = sys.stderr if level in ("warn", "error", "trace") else sys.stdout
-        if out is not None:
+        if out is None:
+            return
+        try:
             out.write(f"{text}\n")
+        except UnicodeEncodeError:  # as Python itself shows what its terminal has no letters for
+            out.write(text.encode(out.encoding, "backslashreplace").decode(out.encoding) + "\n")
 
     # ---- what it does ----
 
