@@ -77,6 +77,7 @@ _TEXT_CHARS = 10_000
 _SCALARS = frozenset((bool, int, float))
 
 
+_ENDS = frozenset((FROM_ENGINE_RESULT, FROM_ENGINE_ERROR))
 #: What runs code, and where its messages have the time that it may take.
 _TIME_PLACES = {TO_ENGINE_EVAL: 4, TO_ENGINE_CALL: 4, TO_ENGINE_MODULE: 3}
 
@@ -147,8 +148,8 @@ class Session:
         self._end = process.end
         self._end.sharing.on_forgotten = self._on_forgotten
         self._printed = printed
-        #: By the number of a request: what it tells the console while it passes on what it has told.
-        self._said: dict[int, deque[tuple[str, str]]] = {}
+        #: By the number of a request: what arrives of it while it is passed on what it has told the console.
+        self._said: dict[int, deque[Any]] = {}
         self._numbers = count(1)
         self.requests: dict[int, Request] = {}
         self.operations: dict[int, Operation] = {}
@@ -500,7 +501,9 @@ class Session:
 
     def _take(self, message: Any) -> list[Any] | None:
         kind, number = message[0], message[1]
-        if kind == FROM_ENGINE_RESULT:
+        if self._said and number in self._said and kind in _ENDS:
+            self._said[number].append(message)  # it has its answer after all that it was told before
+        elif kind == FROM_ENGINE_RESULT:
             request = self.requests.pop(number, None)
             if request is not None:
                 request.finish(message[2], None)
@@ -538,7 +541,7 @@ class Session:
             return
         self._said[number] = said = deque([(level, text)])
         try:
-            while said:
+            while said and type(said[0]) is tuple:
                 self._printed(None if request is None else request.console, *said.popleft())
         except BaseException as error:
             if not isinstance(error, Exception) and get_ident() != getattr(self._background, "ident", None):
@@ -548,6 +551,8 @@ class Session:
                 self.cancel(request)
         finally:
             del self._said[number]
+            for one in said:
+                self._take([FROM_ENGINE_PRINT, number, *one] if type(one) is tuple else one)
 
     def revive_reference(self, parts: list[Any]) -> Any:
         """What stands for a function or a stream of JavaScript in a value."""
