@@ -11,6 +11,7 @@ import { parseArgs } from "node:util";
 import { Ipcctl } from "ipcctl";
 import { SCRIPT_POLICY } from "../src/base/default-policies.ts";
 import { Home, ROOT, waitUntil } from "../test/home.ts";
+import { writeBlock } from "./page.ts";
 import { privateKiB } from "./memory.ts";
 import { countLines, pm2, settled, supervisord, type Peer, type Program } from "./peers.ts";
 
@@ -303,15 +304,11 @@ function hasOutput(path: string): boolean {
 }
 
 function writeTable(): void {
-  const path = join(ROOT, "docs/benchmarks.md");
-  const begin = "<!-- bench -->\n";
-  const end = "<!-- /bench -->";
-  const text = readFileSync(path, "utf8");
   const lines = rows.map(
     ({ what, ours, peers: [a, b], note }) => `| ${what}${note && ` (${note})`} | ${ours} | ${a || "–"} | ${b || "–"} |`,
   );
   const table = `| ${cpus().length} cores, Bun ${Bun.version} | ipcctl | ${peers[0].name} | ${peers[1].name} |\n|---|---|---|---|\n${lines.join("\n")}\n`;
-  writeFileSync(path, text.slice(0, text.indexOf(begin) + begin.length) + table + text.slice(text.indexOf(end)));
+  writeBlock("bench", table);
 }
 
 function shims(folder = home.paths.workersDir): number[] {

@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Ipcctl, type PythonWorker } from "ipcctl";
 import { Home, ROOT, waitUntil } from "../test/home.ts";
+import { writeBlock } from "./page.ts";
 import { besideHogs, FULL, median, sharesOf, SHORT, together, type Shares } from "./beside-hogs.ts";
 
 const { values: flags } = parseArgs({
@@ -490,13 +491,10 @@ async function startPrograms(path: string): Promise<Programs> {
 }
 
 function writeTable(): void {
-  const path = join(ROOT, "docs/benchmarks.md");
-  const [begin, end] = ["<!-- calls -->\n", "<!-- /calls -->"];
-  const text = readFileSync(path, "utf8");
   const base = rows.find(({ what }) => what.startsWith("call(echo, 64 bytes), awaited"))!.p50;
   const lines = rows.map(
     ({ what, p50, p99 }) => `| ${what} | ${p50.toFixed(1)} µs | ${p99.toFixed(0)} µs | ${(p50 / base).toFixed(1)} |`,
   );
   const table = `| ${cpus().length} cores, Bun ${Bun.version} | p50 | p99 | relative to an awaited call |\n|---|---|---|---|\n${lines.join("\n")}\n\n${throughput.map((line) => `* ${line}`).join("\n")}\n`;
-  writeFileSync(path, text.slice(0, text.indexOf(begin) + begin.length) + table + text.slice(text.indexOf(end)));
+  writeBlock("calls", table);
 }

@@ -4,14 +4,15 @@
  * in the audit, and one of a plugin in a process of its own; beside the echo of a program on Bun over a Unix socket,
  * and one over HTTP, in turns. Believe the ratios. `--write` puts the table into docs/benchmarks.md.
  */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus, loadavg } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { Readable } from "node:stream";
 import { parseArgs } from "node:util";
 import { Ipcctl, type PythonWorker } from "../src/index.ts";
-import { Home, ROOT } from "../test/home.ts";
+import { Home } from "../test/home.ts";
+import { writeBlock } from "./page.ts";
 import { median } from "./beside-hogs.ts";
 
 const {
@@ -272,10 +273,7 @@ async function flood(flooding: PythonWorker, start: (name: string) => Promise<Py
 }
 
 function writeTable(): void {
-  const path = join(ROOT, "docs/benchmarks.md");
-  const [begin, end] = ["<!-- host-calls -->\n", "<!-- /host-calls -->"];
-  const text = readFileSync(path, "utf8");
   const lines = rows.map(({ what, found, ratio, wanted }) => `| ${what} | ${found} | ${ratio} | ${wanted} |`);
   const table = `| ${cpus().length} cores, Bun ${Bun.version} | p50 | ratio | wanted |\n|---|---|---|---|\n${lines.join("\n")}\n`;
-  writeFileSync(path, text.slice(0, text.indexOf(begin) + begin.length) + table + text.slice(text.indexOf(end)));
+  writeBlock("host-calls", table);
 }

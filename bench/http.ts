@@ -5,11 +5,11 @@
  * server that asks that Python server over HTTP. One Python process each. The load comes from a process of its own.
  * `--write` puts the table into examples/http-model/README.md.
  */
-import { readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Home, ROOT } from "../test/home.ts";
+import { writeBlock } from "./page.ts";
 import { install, MODEL_PYTHON, VERSIONS } from "./http-venv.ts";
 
 const { values: flags } = parseArgs({
@@ -146,12 +146,7 @@ A prediction alone, inside Python: ${modelMicros.toFixed(0)} µs. ${VERSIONS}.
 
 function write(block: string): void {
   const path = join(EXAMPLE, "README.md");
-  const [begin, end] = ["<!-- http -->\n", "<!-- /http -->"];
-  const before = readFileSync(path, "utf8");
-  writeFileSync(
-    path,
-    before.slice(0, before.indexOf(begin) + begin.length) + block + before.slice(before.indexOf(end)),
-  );
+  writeBlock("http", block, path);
   // Examples are held to its format, tables too.
   if (!Bun.spawnSync([process.execPath, "fmt", path], { cwd: ROOT }).success) throw new Error(`${path} has no format`);
 }

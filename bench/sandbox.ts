@@ -5,7 +5,7 @@
  * taken from the machine, sandbox-runtime is installed into bench/out; what is missing is left out by name. `--write`
  * puts the table into docs/benchmarks.md.
  */
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -19,6 +19,7 @@ import { prepareSettled } from "../src/launch/prepare.ts";
 import { type Preparation, settle } from "../src/launch/settle.ts";
 import { SIGTERM } from "../contract/linux.ts";
 import { Home, ROOT } from "../test/home.ts";
+import { writeBlock } from "./page.ts";
 
 const { values: flags } = parseArgs({ options: { quick: { type: "boolean" }, write: { type: "boolean" } } });
 const policies = [DEFAULT_POLICY, ...shippedPolicies().filter((name) => name !== DEFAULT_POLICY)];
@@ -362,12 +363,9 @@ function connectCost(policyFile: string | undefined, port: number): number {
 }
 
 function writeTable(): void {
-  const path = join(ROOT, "docs/benchmarks.md");
-  const [begin, end] = ["<!-- sandbox -->\n", "<!-- /sandbox -->"];
-  const text = readFileSync(path, "utf8");
   const lines = rows.map(
     ({ what, p50, p90, ratio }) => `| ${what} | ${p50.toFixed(1)} ms | ${p90.toFixed(1)} ms | ${ratio.toFixed(2)} |`,
   );
   const table = `| ${cpus().length} cores, medians of ${rounds} | p50 | p90 | relative to plain |\n|---|---|---|---|\n${lines.join("\n")}\n${notes.length > 0 ? `\n${notes.map((line) => `* ${line}`).join("\n")}\n` : ""}`;
-  writeFileSync(path, text.slice(0, text.indexOf(begin) + begin.length) + table + text.slice(text.indexOf(end)));
+  writeBlock("sandbox", table);
 }

@@ -14,7 +14,7 @@ if [ -z "$bun" ]; then
   # Without install scripts: npm brings the package with the binary for this machine, and Bun does the rest.
   boot=$(mktemp -d)
   trap 'rm -rf "$boot"' EXIT
-  npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts --prefix "$boot" bun@1.4.5 >&2
+  npm install --loglevel error --no-audit --no-fund --no-package-lock --ignore-scripts --prefix "$boot" bun@1.4.5 >&2
   for bun in "$boot"/node_modules/@oven/bun-linux-*/bin/bun; do "$bun" --version >/dev/null 2>&1 && break; done
 fi
 # Anew after a change of the lock file too, such as by a pull.

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import inspect
 import io
+import os
 import resource
 import subprocess
 import tempfile
@@ -35,6 +36,71 @@ def wrong_settings(js: Any) -> None:
     fails(lambda: js.Runtime(config), ValueError, "there is no file or folder '/nowhere'")
     fails(lambda: js.RuntimeConfig(allow_read=[""]), ValueError, "allow_read: ''")
     fails(lambda: js.RuntimeConfig(confine="no"), ValueError, "confine 'no'")
+
+
+@case("A setting of a wrong type or size is named with its value, and is no fault of the machine")
+def wrong_types(js: Any) -> None:
+    number = (0, -1, float("nan"), float("inf"), "1", True)
+    for settings, kind, text in [
+        *(({"max_cpu": value}, ValueError, "max_cpu ") for value in number),
+        ({"bootstrap": 5}, TypeError, "bootstrap must be str, not int"),
+        ({"snapshot": "text"}, TypeError, "snapshot must be bytes"),
+        ({"inspector": {"port": 0}}, TypeError, "inspector must be InspectorConfig, not dict"),
+        ({"permissions": 5}, TypeError, "permissions must be a str or several"),
+        ({"permissions": [5]}, ValueError, "permissions: 5"),
+        ({"allow_read": b"/etc"}, TypeError, "allow_read must be a str or several"),
+        ({"modules": b"/etc"}, TypeError, "modules must be the path of a folder"),
+        *(
+            ({"allow_net": host}, ValueError, f"allow_net: {host!r} is not HOST:PORT")
+            for host in ("a:0", "a:65536", ":1", "a b:1", "*:1", "\0:1")
+        ),
+        ({"allow_net": "10.0.0/8:1"}, ValueError, "is not HOST:PORT"),
+    ]:
+        fails(lambda settings=settings: js.Runtime(**settings), kind, text)  # type: ignore[misc]
+    fails(lambda: js.Runtime({"timeout": 1}), TypeError, "Runtime takes a RuntimeConfig, or settings as keywords, not")
+    fails(lambda: js.InspectorConfig(port="1"), TypeError, "port must be an int, not str")
+    fails(lambda: js.InspectorConfig(host=1), TypeError, "host must be str, not int")
+    config = js.RuntimeConfig()
+    fails(lambda: setattr(config, "bootstrap", 5), TypeError, "bootstrap must be str")
+    config.inspector = 5
+    fails(lambda: js.Runtime(config), TypeError, "inspector must be")
+
+
+@case("Arguments of a wrong type are named before anything is sent")
+def wrong_arguments(js: Any) -> None:
+    with js.Runtime() as runtime:
+        fails(lambda: runtime.bind_function(5, len), TypeError, "name must be str, not int")
+        fails(lambda: runtime.bind_function("f", len, permissions=5), TypeError, "permissions must be")
+        fails(lambda: runtime.bind_object(5, {}), TypeError, "name must be str, not int")
+        fails(lambda: runtime.register_op("f", 5), TypeError, "f: int cannot be called")
+        fails(lambda: runtime.eval_module(5), TypeError, "specifier must be str, not int")
+        fails(lambda: runtime.profile(interval=-1), ValueError, "interval cannot be negative: -1")
+        for ahead in (-1, "1", True):
+            fails(lambda ahead=ahead: runtime.stream_from_async_iterable([], ahead=ahead), ValueError, "ahead must be")  # type: ignore[misc]
+        equal(runtime.eval("1"), 1)
+
+
+@case("Times and sizes beyond all clocks and memories are as good as none")
+def huge(js: Any) -> None:
+    with js.Runtime(timeout=1e300, max_cpu=1e300, max_memory=1 << 90, max_serialization_bytes=1 << 90) as runtime:
+        equal(runtime.eval("1"), 1)
+        equal(runtime.eval("(x) => x")(2, timeout=1e300), 2)
+        equal(asyncio.run(_awaited(runtime, "3", 1e300)), 3)
+
+
+@case("What runs first tells after how many seconds it was ended")
+def first_timeout(js: Any) -> None:
+    for code in ("for (;;);", "new RegExp('(a*)*b').test('a'.repeat(40))"):
+        fails(lambda code=code: js.Runtime(bootstrap=code, timeout=0.1), js.JsTimeout, "after 0.1 s")  # type: ignore[misc]
+
+
+@case("A program that is chosen and is none is named, and so is what the kernel refuses at the start")
+def refused_starts(js: Any) -> None:
+    os.environ["IPCCTL_JS_BUN"] = "/etc/passwd"
+    fails(js.Runtime, RuntimeError, "IPCCTL_JS_BUN names '/etc/passwd'")
+    del os.environ["IPCCTL_JS_BUN"]
+    error = str(fails(lambda: js.Runtime(allow_read="/proc"), RuntimeError, "cannot confine"))
+    expect("namespaces: Invalid argument" in error and "confine=False" in error, error)
 
 
 @case("A timeout says after how many seconds")
@@ -146,6 +212,57 @@ def console(js: Any) -> None:
         equal(told("console.assert(true); console.assert(0, 'n is %d', 5); console.assert()"),
               [("error", "Assertion failed: n is 5"), ("error", "Assertion failed")])  # fmt: skip
         equal(told("console.time('a'); console.timeEnd('a'); console.groupEnd()"), [])
+
+
+@case("What a function raises that gets the console is the error of whoever asked, and ends what it does")
+def console_fails(js: Any) -> None:
+    def refuse(level: str, text: str) -> None:
+        raise LookupError(f"no {text}")
+
+    with js.Runtime(timeout=5) as runtime:
+        fails(lambda: runtime.eval("console.log('more'); 1", console=refuse), LookupError, "no more")
+        fails(lambda: runtime.eval("for (;;) console.log('end')", console=refuse), LookupError, "no end")
+        later = "(async () => { console.log('later'); await new Promise(() => {}) })()"
+
+        async def ask() -> None:
+            await runtime.eval_async(later, console=refuse)
+
+        fails(lambda: asyncio.run(ask()), LookupError, "no later")
+        equal(runtime.eval("2"), 2)
+
+
+@case("A function that gets the console may ask the same runtime")
+def console_asks(js: Any) -> None:
+    seen: list[Any] = []
+    with js.Runtime(timeout=5) as runtime:
+        runtime.eval("console.log(20); console.log(22)", console=lambda _, text: seen.append(runtime.eval(text)))
+        equal(seen, [20, 22])
+
+        async def ask() -> Any:
+            said = "console.log('1 + 1'); 3"
+            return await runtime.eval_async(said, console=lambda _, text: seen.append(runtime.eval(text)))
+
+        equal(asyncio.run(ask()), 3)
+        equal(seen, [20, 22, 2])
+
+
+@case("An output that has not the letters, or that nobody reads, does not end a runtime")
+def poor_output(js: Any) -> None:
+    class Broken(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError("nobody reads")
+
+    raw = io.BytesIO()
+    with js.Runtime(enable_console=True, timeout=5) as runtime:
+        plain = io.TextIOWrapper(raw, "ascii", write_through=True)
+        with contextlib.redirect_stdout(plain):
+            equal(runtime.eval("console.log('é'); 1"), 1)
+        equal(raw.getvalue(), rb"\xe9" + b"\n")
+        with contextlib.redirect_stdout(Broken()):
+            fails(lambda: runtime.eval("for (;;) console.log('more')"), BrokenPipeError, "nobody reads")
+            equal(runtime.eval("setTimeout(() => { console.log('late'); globalThis.done = true }, 1); 2"), 2)
+            expect(until(lambda: runtime.eval("globalThis.done === true")), "the timer has stopped in the middle")
+        equal(runtime.eval("3"), 3)
 
 
 @case("A rejection that nobody handles is printed where the console is")

@@ -8,51 +8,66 @@ import os
 import re
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 from .._contract import VALUE_DEPTH, VALUE_SIZE
 
 Seconds = float | int | timedelta
+T = TypeVar("T")
 
 _PORT_MAX = 65535
-_HOST_AND_PORT = re.compile(r".:(\d+|\*)\Z", re.ASCII)
+_HOST_AND_PORT = re.compile(r"(?P<host>[^\s\0]+):(?P<port>\d{1,5}|\*)\Z", re.ASCII)
+#: Clocks of the engine and of the kernel count no further than some centuries.
+_SECONDS_MAX = 1e9
+#: Sizes and times of the kernel have 64 bits, some of them with a sign.
+_BYTES_MAX = 2**62
 
 
-def seconds_of(timeout: Any) -> float | None:
+def seconds_of(timeout: Any, name: str = "Timeout") -> float | None:
     """:raises ValueError: unless it is a positive, finite time, or None"""
     if timeout is None:
         return None
     if isinstance(timeout, timedelta):
         seconds = timeout.total_seconds()
     elif isinstance(timeout, (int, float)) and not isinstance(timeout, bool):
-        seconds = float(timeout)
+        try:
+            seconds = float(timeout)
+        except OverflowError:
+            seconds = math.inf
     else:
-        raise ValueError(f"Timeout must be a number (int/float) or datetime.timedelta, not {type(timeout).__name__}")
+        raise ValueError(f"{name} must be a number (int/float) or datetime.timedelta, not {type(timeout).__name__}")
     if not math.isfinite(seconds):
-        raise ValueError(f"Timeout must be finite, not {seconds}")
+        raise ValueError(f"{name} must be finite, not {seconds}")
     if seconds < 0:
-        raise ValueError(f"Timeout cannot be negative: {seconds:g}")
+        raise ValueError(f"{name} cannot be negative: {seconds:g}")
     if seconds == 0:
-        raise ValueError("Timeout cannot be zero; leave it out to wait without end")
-    return seconds
+        raise ValueError(f"{name} cannot be zero; leave it out{' to wait without end' if name == 'Timeout' else ''}")
+    return min(seconds, _SECONDS_MAX)
 
 
 def _several(name: str, value: Any) -> tuple[str, ...]:
     """One text, or a path, is one of them, and not its letters."""
     if isinstance(value, (str, os.PathLike)):
         value = (value,)
-    found = tuple(os.fspath(one) for one in value)
+    if isinstance(value, bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a str or several, such as a list of them, not {type(value).__name__}")
+    found = tuple(os.fspath(one) if isinstance(one, os.PathLike) else one for one in value)
     for one in found:
         if not isinstance(one, str) or not one:
             raise ValueError(f"{name}: {one!r} is not a text that is not empty")
     return found
 
 
+def permissions_of(value: Any) -> frozenset[str]:
+    return frozenset(_several("permissions", value))
+
+
 def _hosts(value: Any) -> tuple[str, ...]:
     hosts = _several("allow_net", value)
     for one in hosts:
-        if not _HOST_AND_PORT.search(one):
-            raise ValueError(f"allow_net: {one!r} is not HOST:PORT, such as 'api.example.com:443'")
+        found = _HOST_AND_PORT.match(one)
+        if not found or found["host"] == "*" or not (found["port"] == "*" or 0 < int(found["port"]) <= _PORT_MAX):
+            raise ValueError(f"allow_net: {one!r} is not HOST:PORT, such as 'api.example.com:443' or '10.0.0.0/8:*'")
     return hosts
 
 
@@ -61,7 +76,21 @@ def _positive(name: str, value: Any) -> int:
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if value <= 0:
         raise ValueError(f"{name} must be a positive integer, not {value}")
+    return min(value, _BYTES_MAX)
+
+
+def _optional(name: str, value: Any, kind: type[T]) -> T | None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} must be {kind.__name__}, not {type(value).__name__}")
     return value
+
+
+def _snapshot(value: Any) -> bytes:
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise TypeError(f"snapshot must be bytes, as SnapshotBuilder.build() gives them, not {type(value).__name__}")
+    if len(value) == 0:
+        raise ValueError("Snapshot cannot be empty")
+    return bytes(value)
 
 
 class InspectorConfig:
@@ -79,8 +108,12 @@ class InspectorConfig:
         """:param port: 0 for any that is free
         :param wait_for_connection: nothing runs before a debugger is there
         """
+        if isinstance(port, bool) or not isinstance(port, int):
+            raise TypeError(f"port must be an int, not {type(port).__name__}")
         if not 0 <= port <= _PORT_MAX:
             raise ValueError(f"port {port} is not between 0 and {_PORT_MAX}")
+        if not isinstance(host, str):
+            raise TypeError(f"host must be str, not {type(host).__name__}")
         if not host:
             raise ValueError("host is empty; 127.0.0.1 is this machine")
         self._host, self._port = host, port
@@ -177,11 +210,10 @@ class RuntimeConfig:
         self._initial: int | None = None
         self._timeout: float | None = None
         self._depth, self._bytes = VALUE_DEPTH, VALUE_SIZE
-        self._bootstrap, self._snapshot = bootstrap, None if snapshot is None else bytes(snapshot)
+        self._bootstrap = _optional("bootstrap", bootstrap, str)
+        self._snapshot = None if snapshot is None else _snapshot(snapshot)
         self._enable_console = bool(enable_console)
         self.inspector = inspector
-        if snapshot is not None and len(snapshot) == 0:
-            raise ValueError("Snapshot cannot be empty")
         if snapshot is not None and bootstrap is not None:
             raise ValueError("snapshot and bootstrap cannot be used together")
         if max_heap_size is not None:
@@ -198,14 +230,16 @@ class RuntimeConfig:
             raise ValueError(f"engine {engine!r} is not known; there are 'bun' and 'v8'")
         if confine not in (True, False, "auto"):
             raise ValueError(f"confine {confine!r} is not known; there are 'auto', True and False")
-        self.permissions = None if permissions is None else frozenset(_several("permissions", permissions))
+        self.permissions = None if permissions is None else permissions_of(permissions)
         self.engine = engine
         self.confine = confine
         self.allow_net, self.allow_read = _hosts(allow_net), _several("allow_read", allow_read)
         self.max_memory = None if max_memory is None else _positive("max_memory", max_memory)
-        self.max_cpu = max_cpu
+        self.max_cpu = seconds_of(max_cpu, "max_cpu")
         self.daemon = daemon
         self.typescript = typescript
+        if modules is not None and not isinstance(modules, (str, os.PathLike)):
+            raise TypeError(f"modules must be the path of a folder, as str or Path, not {type(modules).__name__}")
         self.modules = None if modules is None else os.fspath(modules)
 
     @property
@@ -232,7 +266,7 @@ class RuntimeConfig:
     def bootstrap(self, source: str) -> None:
         if self._snapshot is not None:
             raise ValueError("snapshot and bootstrap cannot be used together")
-        self._bootstrap = source
+        self._bootstrap = _optional("bootstrap", source, str)
 
     @property
     def snapshot(self) -> bytes | None:
@@ -242,9 +276,7 @@ class RuntimeConfig:
     def snapshot(self, value: bytes) -> None:
         if self._bootstrap is not None:
             raise ValueError("snapshot and bootstrap cannot be used together")
-        if len(value) == 0:
-            raise ValueError("Snapshot cannot be empty")
-        self._snapshot = bytes(value)
+        self._snapshot = _snapshot(value)
 
     @property
     def timeout(self) -> float | None:
@@ -276,8 +308,9 @@ class RuntimeConfig:
 
     def check(self) -> None:
         """:raises RuntimeError: if two settings exclude each other
-        :raises ValueError: if it may read what is not there
+        :raises TypeError, ValueError: of one that was set since, or if it may read what is not there
         """
+        _optional("inspector", self.inspector, InspectorConfig)
         for path in self.allow_read:
             if not os.path.exists(path):
                 raise ValueError(f"allow_read: there is no file or folder {path!r}")

@@ -29,7 +29,7 @@ from .._backend import BrokenChannel
 from .._client import runtime_folder
 from .._end import End, ShimDoor
 from .._types import IpcError
-from ._template import Options, find_program, installation, require_version, specification
+from ._template import WAYS_OUT, Options, find_program, installation, require_version, specification
 
 if TYPE_CHECKING:
     from typing import Self
@@ -343,6 +343,11 @@ class Engine:
             require_version(self._options.engine, find_program(self._options.engine))
         except RuntimeError as error:
             return error
+        record = self.record()
+        if step := record.get("step"):  # the kernel refused what its shim does before the engine begins
+            why = f"{step}: {os.strerror(int(record.get('errno', '0')))}"
+            if self._options.confine:
+                return RuntimeError(f"ipcctl.js: this machine cannot confine JavaScript as asked: {why}. {WAYS_OUT}")
         return RuntimeError(f"ipcctl.js: the engine did not start: {why}{'. It wrote: ' + log if log else ''}")
 
     def last_words(self) -> str:

@@ -31,7 +31,7 @@ from .._contract import (
 )
 from .._types import Tagged, undefined
 from .._contract import REFERENCE_OPERATION
-from ._config import RuntimeConfig, Seconds, Settings, seconds_of
+from ._config import RuntimeConfig, Seconds, Settings, permissions_of, seconds_of
 from ._errors import JavaScriptError, JsPermissionError, JsTimeout, RuntimeTerminated, advise
 from ._inspector import Inspector, InspectorEndpoints
 from ._loops import running_loop
@@ -135,6 +135,8 @@ class Runtime:
         if config is not None and settings:
             raise TypeError("Runtime takes a RuntimeConfig or single settings, not both")
         config = RuntimeConfig(**settings) if config is None else config
+        if not isinstance(config, RuntimeConfig):
+            raise TypeError(f"Runtime takes a RuntimeConfig, or settings as keywords, not {type(config).__name__}")
         config.check()
         self._timeout = config.timeout
         packages = None if config.modules is None else Packages(config.modules, config.confine)
@@ -195,10 +197,12 @@ class Runtime:
 
     def _run_first(self, source: str, name: str) -> None:
         """A script of the configuration, whose value nobody wants."""
-        self._ask("eval", self._eval_message(f"{source}\n;undefined", name, self._timeout, False), None, None)
+        message = self._eval_message(f"{source}\n;undefined", name, self._timeout, False)
+        self._ask("eval", message, self._timeout, None)
 
     def _load_first(self, specifier: str) -> None:
-        self._ask("module", [TO_ENGINE_MODULE, 0, specifier, _ms(self._timeout), False], None, None)
+        message = [TO_ENGINE_MODULE, 0, specifier, _ms(self._timeout), False]
+        self._ask("module", message, self._timeout, None)
 
     # ---- evaluating ----
 
@@ -257,13 +261,13 @@ class Runtime:
         :raises JsTimeout, RuntimeTerminated: as for :meth:`eval`
         """
         seconds = self._timeout if timeout is None else seconds_of(timeout)
-        message = [TO_ENGINE_MODULE, 0, _text(specifier), _ms(seconds), False]
+        message = [TO_ENGINE_MODULE, 0, _text(specifier, "specifier"), _ms(seconds), False]
         return self._ask("module", message, seconds, "eval_module_sync")
 
     def eval_module_async(self, specifier: str, /, *, timeout: Seconds | None = None) -> asyncio.Future[Any]:
         """The same in a running event loop, with a loader that may be async."""
         seconds = self._timeout if timeout is None else seconds_of(timeout)
-        message = [TO_ENGINE_MODULE, 0, _text(specifier), _ms(seconds), True]
+        message = [TO_ENGINE_MODULE, 0, _text(specifier, "specifier"), _ms(seconds), True]
         return self._ask_async("module", message, seconds, "eval_module_async")
 
     def add_static_module(self, name: str, source: Source) -> None:
@@ -458,6 +462,8 @@ class Runtime:
         :param ahead: how many items may be made before they are wanted, so that they come while others are used
         """
         self._usable()
+        if isinstance(ahead, bool) or not isinstance(ahead, int) or ahead < 0:
+            raise ValueError(f"ahead must be an int of 0 or more, not {ahead!r}")
         return self._streams.source(iterable, ahead)
 
     async def create_js_stream_from_python(self, iterable: AsyncIterable[Any] | Iterable[Any] | IO[Any]) -> int:
@@ -484,6 +490,8 @@ class Runtime:
 
         :raises RuntimeError: if the mode does not fit the function
         """
+        _text(name, "name")
+        _callable(name, handler)
         if mode not in ("sync", "async"):
             raise RuntimeError(f"Invalid mode '{mode}', expected 'sync' or 'async'")
         is_async = _is_async(handler)
@@ -516,10 +524,10 @@ class Runtime:
         :param permissions: what it does. Where the runtime declares permissions, and not these, JavaScript that calls
             it gets a :class:`JsPermissionError`, and it does not run
         """
-        if not callable(handler):
-            raise TypeError(f"{name}: {type(handler).__name__} cannot be called")
+        _text(name, "name")
+        _callable(name, handler)
         session = self._usable()
-        needed = frozenset((permissions,) if isinstance(permissions, str) else permissions)
+        needed = permissions_of(permissions)
         number, is_async = self._operation(handler, name, needed)
         session.send(
             [TO_ENGINE_BIND, 0, name, Tagged(27, ["ipcctl.Reference", REFERENCE_OPERATION, number, is_async, name])]
@@ -527,6 +535,7 @@ class Runtime:
 
     def bind_object(self, name: str, obj: Mapping[str, Any]) -> None:
         """Makes its values properties of a global object, which may exist already; callables become functions."""
+        _text(name, "name")
         if not isinstance(obj, Mapping):
             raise TypeError(f"bind_object takes a dict, not {type(obj).__name__}")
         session = self._usable()
@@ -604,14 +613,17 @@ class Runtime:
 
     # ---- the console ----
 
-    def _printed(self, request: int, level: str, text: str) -> None:
-        asked = self._session.requests.get(request)
-        if asked is not None and asked.console is not None:
-            asked.console(level, text)
+    def _printed(self, console: Console | None, level: str, text: str) -> None:
+        if console is not None:
+            console(level, text)
             return
         out = sys.stderr if level in ("warn", "error", "trace") else sys.stdout
-        if out is not None:
+        if out is None:
+            return
+        try:
             out.write(f"{text}\n")
+        except UnicodeEncodeError:  # as Python itself shows what its terminal has no letters for
+            out.write(text.encode(out.encoding, "backslashreplace").decode(out.encoding) + "\n")
 
     # ---- what it does ----
 
@@ -656,7 +668,7 @@ class Runtime:
             session = self._usable()
             return session.wait(session.begin("eval", [TO_ENGINE_PROFILE, 0, microseconds]), None, None)
 
-        seconds = seconds_of(interval)
+        seconds = seconds_of(interval, "interval")
         assert seconds is not None
         return Profile(ask, max(1, round(seconds * 1e6)))
 
@@ -833,10 +845,15 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else seconds * 1000
 
 
-def _text(code: Any) -> str:
-    if not isinstance(code, str):
-        raise TypeError(f"code must be str, not {type(code).__name__}")
-    return code
+def _text(value: Any, name: str = "code") -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be str, not {type(value).__name__}")
+    return value
+
+
+def _callable(name: str, value: Any) -> None:
+    if not callable(value):
+        raise TypeError(f"{name}: {type(value).__name__} cannot be called")
 
 
 __all__ = ["JsFunction", "Runtime", "RuntimeStats", "contextvars", "undefined"]

@@ -77,6 +77,7 @@ _TEXT_CHARS = 10_000
 _SCALARS = frozenset((bool, int, float))
 
 
+_ENDS = frozenset((FROM_ENGINE_RESULT, FROM_ENGINE_ERROR))
 #: What runs code, and where its messages have the time that it may take.
 _TIME_PLACES = {TO_ENGINE_EVAL: 4, TO_ENGINE_CALL: 4, TO_ENGINE_MODULE: 3}
 
@@ -142,11 +143,13 @@ class Operation:
 
 
 class Session:
-    def __init__(self, process: Process, printed: Callable[[int, str, str], None]) -> None:
+    def __init__(self, process: Process, printed: Callable[[Callable[[str, str], Any] | None, str, str], None]) -> None:
         self.process = process
         self._end = process.end
         self._end.sharing.on_forgotten = self._on_forgotten
         self._printed = printed
+        #: By the number of a request: what arrives of it while it is passed on what it has told the console.
+        self._said: dict[int, deque[Any]] = {}
         self._numbers = count(1)
         self.requests: dict[int, Request] = {}
         self.operations: dict[int, Operation] = {}
@@ -167,7 +170,9 @@ class Session:
         self.why: str | None = None
         #: Raised by operations, newest last, by the number of their call: causes of what JavaScript rethrows.
         self._raised: dict[int, BaseException] = {}
-        self._reading = threading.Lock()
+        #: Reentrant: what the console is told is passed on in the midst of reading, to code that may ask for more.
+        self._reading = threading.RLock()
+        self._is_read = False
         #: How large a value may be that the engine writes into memory of its own.
         self.room_bytes = 0
         self._changed = threading.Condition(threading.Lock())
@@ -347,10 +352,12 @@ class Session:
                 self._invoked(request.inbox.popleft(), request)
             elif reading.acquire(False):
                 mine = None
+                was_read, self._is_read = self._is_read, True
                 try:
                     if not request.inbox and not request.is_done and not request.is_pending:
                         mine = self._read(left)
                 finally:
+                    self._is_read = was_read
                     reading.release()
                     if self._waiting or self._background is not None:
                         self._tell()
@@ -370,7 +377,7 @@ class Session:
             if self._background is not None:
                 self._end.wake()
             with self._changed:
-                if not request.inbox and not request.is_done and not request.is_pending and self._reading.locked():
+                if not request.inbox and not request.is_done and not request.is_pending and self._is_read:
                     self._changed.wait(_FOLLOW_SECONDS if left is None else min(left, _FOLLOW_SECONDS))
         finally:
             self._waiting -= 1
@@ -453,10 +460,12 @@ class Session:
                     self._changed.wait(_GIVE_WAY_SECONDS)
             if not self._reading.acquire(timeout=_FOLLOW_SECONDS):
                 continue
+            self._is_read = True
             try:
                 if self.ended is None:
                     self._read(None, True)
             finally:
+                self._is_read = False
                 self._reading.release()
                 self._tell()
 
@@ -492,7 +501,9 @@ class Session:
 
     def _take(self, message: Any) -> list[Any] | None:
         kind, number = message[0], message[1]
-        if kind == FROM_ENGINE_RESULT:
+        if self._said and number in self._said and kind in _ENDS:
+            self._said[number].append(message)  # it has its answer after all that it was told before
+        elif kind == FROM_ENGINE_RESULT:
             request = self.requests.pop(number, None)
             if request is not None:
                 request.finish(message[2], None)
@@ -509,7 +520,7 @@ class Session:
         elif kind == FROM_ENGINE_INVOKE:
             return self._invoke(message)
         elif kind == FROM_ENGINE_PRINT:
-            self._printed(int(number), str(message[2]), str(message[3]))
+            self._pass_on(int(number), str(message[2]), str(message[3]))
         elif kind == FROM_ENGINE_DROP:
             for one in message[2]:
                 self.operations.pop(one, None)
@@ -520,6 +531,28 @@ class Session:
         elif kind != FROM_ENGINE_HELLO and not self.extra(kind, message):
             raise BrokenChannel(f"unknown kind of message: {kind}")
         return None
+
+    def _pass_on(self, number: int, level: str, text: str) -> None:
+        """What the console is told. Where that fails, it ends the request whose code has said it, and is its error."""
+        request = self.requests.get(number)
+        said = self._said.get(number)
+        if said is not None:  # in the midst of what it was told before
+            said.append((level, text))
+            return
+        self._said[number] = said = deque([(level, text)])
+        try:
+            while said and type(said[0]) is tuple:
+                self._printed(None if request is None else request.console, *said.popleft())
+        except BaseException as error:
+            if not isinstance(error, Exception) and get_ident() != getattr(self._background, "ident", None):
+                raise  # Ctrl-C, in this very thread
+            if request is not None and request.stop is None:
+                request.stop = error
+                self.cancel(request)
+        finally:
+            del self._said[number]
+            for one in said:
+                self._take([FROM_ENGINE_PRINT, number, *one] if type(one) is tuple else one)
 
     def revive_reference(self, parts: list[Any]) -> Any:
         """What stands for a function or a stream of JavaScript in a value."""

@@ -43,9 +43,11 @@ PASSED: tuple[str, ...] = tuple(_START["passed"])
 _LOG_FILES = 2
 _LOG_BYTES = 65_536
 _COMPILE_SECONDS = 60.0
+#: Its exit status for a value that it does not understand.
+_USAGE = 2
 #: For a worker of the daemon.
 WAY_OUT = "`ipcctl start SCRIPT --allow-runtimes N`, or host.runtimes of its policy, lets it have N of them"
-_WAYS_OUT = "confine=False, or IPCCTL_JS_UNCONFINED=1, runs JavaScript with all rights of this user"
+WAYS_OUT = "confine=False, or IPCCTL_JS_UNCONFINED=1, runs JavaScript with all rights of this user"
 
 
 class Options(NamedTuple):
@@ -208,6 +210,9 @@ def find_program(engine: str) -> str:
     for path in _buns() if engine == "bun" else _nodes():
         if _is_program(path):
             return os.path.realpath(path)
+    variable = "IPCCTL_JS_BUN" if engine == "bun" else "IPCCTL_JS_NODE"
+    if chosen := os.environ.get(variable):
+        raise RuntimeError(f"ipcctl.js: {variable} names {chosen!r}, which is no program; {way_out}")
     raise RuntimeError(f"ipcctl.js: no {needed}, was found, which runs JavaScript; {way_out}")
 
 
@@ -497,7 +502,7 @@ def _keep(folder: str, name: str, template: dict[str, Any]) -> None:
 
 
 def _compiled(options: Options, program: str) -> dict[str, Any]:
-    """:raises RuntimeError:"""
+    """:raises RuntimeError, ValueError:"""
     bun = find_program("bun")  # runs the compiler in any case
     for engine, path in {("bun", bun), (options.engine, program)}:
         require_version(engine, path)
@@ -526,10 +531,12 @@ def _compiled(options: Options, program: str) -> dict[str, Any]:
             words, capture_output=True, text=True, timeout=_COMPILE_SECONDS, env=_compiler_environment()
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise RuntimeError(f"ipcctl.js: the sandbox of a runtime cannot be prepared: {error}. {_WAYS_OUT}") from error
+        raise RuntimeError(f"ipcctl.js: the sandbox of a runtime cannot be prepared: {error}. {WAYS_OUT}") from error
     if said.returncode != 0:
         reason = " ".join(said.stderr.split()) or f"status {said.returncode}"
-        raise RuntimeError(f"ipcctl.js: this machine cannot confine JavaScript as asked: {reason}. {_WAYS_OUT}")
+        if said.returncode == _USAGE:
+            raise ValueError(f"ipcctl.js: {reason.removeprefix('ipcctl: ')}")
+        raise RuntimeError(f"ipcctl.js: this machine cannot confine JavaScript as asked: {reason}. {WAYS_OUT}")
     template: dict[str, Any] = json.loads(said.stdout)
     if "scratch" in template["holes"]:
         raise RuntimeError("ipcctl.js: the template of a runtime has a folder for its files, and it should have none")
