@@ -217,7 +217,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     add(
       "run",
       "run a script once in the foreground, and exit with its status",
-      "ipcctl run job.py -- input.csv\nipcctl run -c 'print(1)' --timeout 5\nipcctl run --allow-tools='files.*' agent.py <question.txt >answer.txt",
+      "ipcctl run job.py -- input.csv\nipcctl run -c 'print(1)' --timeout 5\nipcctl run --allow-tools='files.*' agent.py <question.txt >answer.txt\nipcctl run --allow-runtimes 1 job.py",
     ),
   )
     .argument("[script]")

@@ -1,6 +1,6 @@
 /**
  * `run`: once, in the foreground: stdio is inherited, and the exit status is the worker's. It needs the daemon only for
- * tools, which the daemon's router serves.
+ * tools, which the daemon's router serves, and for runtimes of JavaScript, which the daemon starts.
  */
 import { existsSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -46,9 +46,9 @@ export async function run(
   const timeoutMs = flags.timeout === undefined ? Infinity : Math.max(1, parseDurationMs(flags.timeout, "--timeout"));
   requireShim();
   const chosen = policyPath(context, flags.policy) ?? snapshot?.policy ?? chosenDefault(process.env, context.here);
-  if (asksForTools(flags)) {
-    const { runWithTools } = await import("./run-with-tools.ts");
-    return await runWithTools(context, { script, code, args, flags }, { snapshot, chosen, timeoutMs });
+  if (needsDaemon(flags)) {
+    const { runByDaemon } = await import("./run-by-daemon.ts");
+    return await runByDaemon(context, { script, code, args, flags }, { snapshot, chosen, timeoutMs });
   }
   const app = {
     script: script === undefined ? null : flags.cwd === undefined || isStdin ? script : context.resolve(script),
@@ -100,7 +100,9 @@ export async function run(
   return status;
 }
 
-/** The flags that only tools need. */
-function asksForTools({ allowTools, toolGroup, transport, unsafeTools, approvalTimeout }: StartFlags): boolean {
-  return [allowTools, toolGroup, transport, unsafeTools, approvalTimeout].some((flag) => flag !== undefined);
+/** For tools, by the flags that only these need, and for runtimes. */
+function needsDaemon(flags: StartFlags): boolean {
+  const { allowTools, toolGroup, transport, unsafeTools, approvalTimeout, allowRuntimes } = flags;
+  const ofTools = [allowTools, toolGroup, transport, unsafeTools, approvalTimeout];
+  return ofTools.some((flag) => flag !== undefined) || (allowRuntimes !== undefined && allowRuntimes !== "0");
 }

@@ -229,7 +229,7 @@ function requireToolsFit(
         throw new IpcError("BAD_CONFIG", `${where}: ${name} is set by ipcctl`, { hint: `leave it out; ${hint}` });
   if (isOnce && policy.host.runtimes > 0)
     throw new IpcError("USAGE", "run: runtimes of JavaScript need the daemon, which run does without", {
-      hint: "start it: ipcctl start SCRIPT --restart no --allow-runtimes N",
+      hint: `--allow-runtimes ${policy.host.runtimes} goes through the daemon`,
     });
   if (policy.host.tools.length === 0) {
     if ((app.transport ?? null) === null) return undefined;

@@ -335,11 +335,12 @@ test("a program that run confines is told how to get one", async () => {
   for (const policy of POLICIES) {
     const { status, stderr } = await home.cli("run", "--policy", policy, once);
     expect(status).toBe(1);
-    expect(stderr).toContain("ipcctl start SCRIPT --allow-runtimes N");
+    expect(stderr).toContain("`--allow-runtimes N` of `ipcctl start` and `ipcctl run`");
   }
-  expect(await home.cli("run", "--policy", "strict", "--allow-runtimes", "1", once)).toMatchObject({
+  const own = JSON.stringify({ version: 1, extends: "strict", host: { runtimes: 2 } });
+  expect(await home.cli("run", "--policy", own, once)).toMatchObject({
     status: 2,
-    stderr: expect.stringContaining("ipcctl start SCRIPT --restart no --allow-runtimes N"),
+    stderr: expect.stringContaining("--allow-runtimes 2 goes through the daemon"),
   });
 });
 

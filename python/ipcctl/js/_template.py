@@ -46,7 +46,9 @@ _COMPILE_SECONDS = 60.0
 #: Its exit status for a value that it does not understand.
 _USAGE = 2
 #: For a worker of the daemon.
-WAY_OUT = "`ipcctl start SCRIPT --allow-runtimes N`, or host.runtimes of its policy, lets it have N of them"
+WAY_OUT = (
+    "`--allow-runtimes N` of `ipcctl start` and `ipcctl run`, or host.runtimes of its policy, lets it have N of them"
+)
 WAYS_OUT = "confine=False, or IPCCTL_JS_UNCONFINED=1, runs JavaScript with all rights of this user"
 
 

@@ -1,6 +1,7 @@
 /**
- * `run` with tools of the host: an ephemeral worker of the daemon whose stdio is ours. The daemon prepares it, and we
- * start its shim, so that no byte of the stdio passes through anybody else, and it ends with us.
+ * `run` with tools of the host, or with runtimes of JavaScript: an ephemeral worker of the daemon whose stdio is ours.
+ * The daemon prepares it, and we start its shim, so that no byte of the stdio passes through anybody else, and it ends
+ * with us.
  */
 import { rmSync } from "node:fs";
 import { basename, extname, join } from "node:path";
@@ -33,7 +34,7 @@ type Chosen = {
   readonly timeoutMs: number;
 };
 
-export async function runWithTools(
+export async function runByDaemon(
   context: Context,
   { script, code, args, flags }: Asked,
   { snapshot, chosen, timeoutMs }: Chosen,
