@@ -356,7 +356,8 @@ def cold() -> dict[str, float]:
         subprocess.run([bun, "-e", "1"], check=True)
 
     engine()
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for _ in range(15):
         for act, found in ((engine, ours), (bare, theirs)):
             found.append(p50(act, 1) / 1e3)

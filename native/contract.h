@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+334fc2e4" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+8c1c37bf" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -416,7 +416,12 @@ enum {
 	IPC_VALUE_DEPTH = 100,
 	IPC_VALUE_SIZE = 10485760,
 };
-#define IPC_LARGE_BYTES 262144 /* Crosses in memory of its own. */
+
+/* Cross in memory of their own. */
+enum {
+	IPC_LARGE_BYTES_TO_ENGINE = 4194304,
+	IPC_LARGE_BYTES_TO_PYTHON = 12582912,
+};
 #define IPC_ROOM_OPERATION 0xffffffffu /* Asks for such memory. */
 
 /* Prefix, its bits, and the classes of the addresses that begin so. */

@@ -130,7 +130,7 @@ const PARTS: readonly Part[] = [
   { name: "ENGINE_FAULT_*", numbers: engine.ENGINE_FAULT, says: "What its errors are about.", isForPython: true },
   { name: "REFERENCE_*", numbers: engine.REFERENCE, says: "What values refer to.", isForPython: true },
   { name: "VALUE_*", numbers: engine.VALUE_LIMITS, says: "Limits of values of JavaScript.", isForPython: true },
-  { name: "LARGE_BYTES", numbers: engine.LARGE_BYTES, says: "Crosses in memory of its own.", isForPython: true },
+  { name: "LARGE_BYTES_*", numbers: engine.LARGE_BYTES, says: "Cross in memory of their own.", isForPython: true },
   { name: "ROOM_OPERATION", numbers: engine.ROOM_OPERATION, says: "Asks for such memory.", isForPython: true },
 ];
 /** Limits that only Python needs a copy of. */

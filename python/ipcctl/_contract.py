@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+334fc2e4"
+EDITION = "0.1.0+8c1c37bf"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -366,8 +366,9 @@ REFERENCE_PYTHON_STREAM = 4
 VALUE_DEPTH = 100
 VALUE_SIZE = 10485760
 
-# Crosses in memory of its own.
-LARGE_BYTES = 262144
+# Cross in memory of their own.
+LARGE_BYTES_TO_ENGINE = 4194304
+LARGE_BYTES_TO_PYTHON = 12582912
 
 # Asks for such memory.
 ROOM_OPERATION = 0xffffffff

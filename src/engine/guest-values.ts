@@ -296,7 +296,7 @@ export class GuestWriter {
     if (form) return this.#shared(form);
     if (tag !== undefined && this.#keys > 0) throw unhashable("an array of numbers");
     this.#pay(bytes.length);
-    if (bytes.length >= LARGE_BYTES && this.#isMoved(bytes, tag)) return;
+    if (bytes.length >= LARGE_BYTES.toPython && this.#isMoved(bytes, tag)) return;
     if (tag !== undefined) this.#out.head(6, tag);
     this.#out.raw(bytes);
   }

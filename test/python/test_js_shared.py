@@ -11,6 +11,7 @@ from typing import Any
 
 import support  # noqa: F401 it finds the package
 from ipcctl import shared
+from ipcctl._contract import LARGE_BYTES_TO_ENGINE, LARGE_BYTES_TO_PYTHON
 from ipcctl.js import Runtime
 from needs import skip_unless
 
@@ -99,6 +100,23 @@ class Shared(unittest.TestCase):
         self.runtime.bind_function("take", seen.append)
         self.js("const m = give(); m[2] = 5; take(m)")
         self.assertEqual((memory[2], seen[0][2]), (5, 5))
+
+    def test_large_values_cross_in_memory_of_their_own(self) -> None:
+        with Runtime(max_serialization_bytes=64 << 20) as runtime:
+            pid = runtime.get_stats().pid
+            keep = runtime.eval(
+                "(bytes) => { globalThis.kept = bytes; return [bytes.length, bytes[bytes.length - 1]]; }"
+            )
+            for size, more in ((LARGE_BYTES_TO_ENGINE - 8, 0), (LARGE_BYTES_TO_ENGINE, 1)):
+                before = self.maps(pid)
+                self.assertEqual(keep(b"\x07" * size), [size, 7])
+                self.assertEqual(self.maps(pid) - before, more)
+            for size, more in ((LARGE_BYTES_TO_PYTHON - 8, 0), (LARGE_BYTES_TO_PYTHON, 1)):
+                before = self.maps("self")
+                made = memoryview(runtime.eval(f"new Float64Array({size // 8}).fill(7)"))
+                self.assertEqual((made.nbytes, made[-1]), (size, 7))
+                self.assertEqual(self.maps("self") - before, more)
+                self.assertEqual(runtime.eval(f"new Uint8Array({size}).fill(7)"), b"\x07" * size)
 
     def test_memory_is_unmapped_on_both_sides_when_nobody_uses_it(self) -> None:
         pid, before = self.runtime.get_stats().pid, self.maps("self")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._contract import (
-    LARGE_BYTES,
+    LARGE_BYTES_TO_ENGINE,
     REFERENCE_GUEST_FUNCTION,
     REFERENCE_OPERATION,
 )
@@ -94,7 +94,7 @@ class Lowering:
         if _types.share is not None and is_shared(value):
             return value
         self._pay(size)
-        return value if size < LARGE_BYTES else _once(value, size)
+        return value if size < LARGE_BYTES_TO_ENGINE else _once(value, size)
 
     def _enter(self, value: Any, what: str) -> int:
         identity = id(value)
