@@ -20,6 +20,7 @@ import { CodecError, type NdArray, type TypedArray } from "../plane/values.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { drain, promiseState, versionOf } from "./engine-platform.ts";
 import type { Realm } from "./realm.ts";
+import { isEnding, isInterrupt, isOwn, isTimeout } from "./own-errors.ts";
 import { thrownRecord } from "./thrown.ts";
 import { toJavaScript } from "./language.ts";
 import { dataProperty, GuestReader, GuestWriter, ValueFault, type Limits, type References } from "./guest-values.ts";
@@ -28,6 +29,8 @@ import { dataProperty, GuestReader, GuestWriter, ValueFault, type Limits, type R
 const TURN_MS = 1;
 /** The longest sleep of a blocking wait between two looks. */
 const LOOK_MS = 1000;
+/** Between two looks whether Python has read what it was told. */
+const FULL_MS = 5;
 /** What is left of code that was ended has so long to end, and so often anew. */
 const CLEAR_MS = 200;
 const CLEAR_TRIES = 5;
@@ -142,6 +145,12 @@ export class Session {
     if (this.#channel.isOpen) this.#channel.send(this.#encoder.encode(message));
   }
 
+  /** What the code that runs tells the console. It waits while Python has much of that to read. */
+  print(level: string, text: string): void {
+    this.tell([TO.print, this.current, level, text]);
+    while (this.#channel.isFull && !this.isCancelled) this.#channel.waitBlocking(FULL_MS);
+  }
+
   /** Answers a request with a value of ours. */
   answer(number: number, value: object): void {
     this.tell([TO.result, number, value]);
@@ -217,7 +226,7 @@ export class Session {
       work();
       drain();
     } catch (error) {
-      if (isInterrupt(error) || isTimeout(error)) throw error;
+      if (isEnding(error)) throw error;
       this.tell([TO.print, 0, "error", `Uncaught ${thrownRecord(error, () => undefined).stack ?? "error"}`]);
     }
   }
@@ -261,7 +270,7 @@ export class Session {
       fields = new GuestReader(bytes, this.realm, this.#references).message();
     } catch (error) {
       const head = decodeHead(bytes);
-      if (!head || !(error instanceof CodecError || error instanceof ValueFault)) throw error;
+      if (!head || !(isOwn(error, CodecError) || isOwn(error, ValueFault))) throw error;
       return this.#onUnreadable(head[0], head[1], error);
     }
     const kind = fields[0] as number;
@@ -455,7 +464,7 @@ export class Session {
 
   /** Answers a request with an error. */
   fail(number: number, error: unknown): void {
-    if (error instanceof ValueFault || error instanceof CodecError)
+    if (isOwn(error, ValueFault) || isOwn(error, CodecError))
       return this.#fault(number, ENGINE_FAULT.value, error.message);
     this.tell([
       TO.error,
@@ -587,8 +596,7 @@ export class Session {
 
   /** As the guest sees it: what a getter of the guest threw is its own. */
   #guestError(error: unknown): unknown {
-    const isOurs = error instanceof ValueFault || error instanceof CodecError || error instanceof Error;
-    return isOurs ? this.realm.make.error("TypeError", error.message) : error;
+    return isOwn(error, Error) ? this.realm.make.error("TypeError", error.message) : error;
   }
 
   /** An error of the guest for one of Python. @param number by which Python knows its cause */
@@ -674,17 +682,4 @@ function isRecord(value: unknown): value is object {
 
 function define(on: object, key: PropertyKey, value: unknown): void {
   Reflect.defineProperty(on, key, { value, writable: true, enumerable: true, configurable: true });
-}
-
-/** Of code that must end: nobody may go on after it. */
-export function isEnding(error: unknown): boolean {
-  return isInterrupt(error) || isTimeout(error);
-}
-
-function isInterrupt(error: unknown): boolean {
-  return (error as { code?: unknown } | null)?.code === "ERR_SCRIPT_EXECUTION_INTERRUPTED" && error instanceof Error;
-}
-
-function isTimeout(error: unknown): boolean {
-  return (error as { code?: unknown } | null)?.code === "ERR_SCRIPT_EXECUTION_TIMEOUT" && error instanceof Error;
 }

@@ -6,8 +6,9 @@ import { types } from "node:util";
 import { TO_ENGINE as FROM } from "../../contract/engine.ts";
 import { ModuleRecord } from "./module-record.ts";
 import type { Realm } from "./realm.ts";
-import { isEnding, LATER, type Session } from "./guest-session.ts";
+import { LATER, type Session } from "./guest-session.ts";
 import { languageOf, nameOf, toJavaScript } from "./language.ts";
+import { isEnding, isOwn } from "./own-errors.ts";
 import { dataProperty } from "./guest-values.ts";
 
 const STATIC = "jsrun://static/";
@@ -377,17 +378,17 @@ export class Modules {
   }
 
   #thrownBy(error: unknown): unknown {
-    return error instanceof Failure ? error.thrown : this.#clean(error);
+    return isOwn(error, Failure) ? error.thrown : this.#clean(error);
   }
 
   /** An error of our realm as one of the guest's; everything else is the guest's already. */
   #clean(error: unknown): unknown {
-    if (types.isProxy(error) || !(error instanceof Error)) return error;
+    if (!isOwn(error, Error)) return error;
     return this.#error(error.name, error.message);
   }
 
   #syntaxError(error: unknown, url: string): unknown {
-    if (!(error instanceof SyntaxError)) return this.#clean(error);
+    if (!isOwn(error, SyntaxError)) return this.#clean(error);
     const made = this.#error("SyntaxError", error.message);
     const line = /<parse> \(.*?:(\d+)/.exec(error.stack ?? "")?.[1];
     const stack = line === undefined ? error.stack : `SyntaxError: ${error.message}\n    at ${nameOf(url)}:${line}:1`;

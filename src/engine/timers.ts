@@ -105,13 +105,13 @@ function addConsole(session: Session): void {
   for (const name of SILENT) console[name] = realm.make.fn(() => [false, undefined], name);
   for (const level of LEVELS)
     console[level] = realm.make.fn((args) => {
-      if (session.isPrinting) session.tell([TO.print, session.current, level, shown(args)]);
+      if (session.isPrinting) session.print(level, shown(args));
       return [false, undefined];
     }, level);
   console.assert = realm.make.fn((args) => {
     if (session.isPrinting && !args[0]) {
       const why = args.length > 1 ? `: ${shown(args, 1)}` : "";
-      session.tell([TO.print, session.current, "error", `Assertion failed${why}`]);
+      session.print("error", `Assertion failed${why}`);
     }
     return [false, undefined];
   }, "assert");

@@ -190,6 +190,12 @@ export class Channel implements Disposable {
     }
   }
 
+  /** Something of what was sent waits for room. Sends as much of it as there is room for now. */
+  get isFull(): boolean {
+    if (this.#outbox.length > 0) this.#flush();
+    return this.#isOpen && this.#outbox.length > 0;
+  }
+
   #put(frame: Uint8Array, isOwn: boolean): void {
     if (this.#outbox.length === 0 && this.#tx.trySend(frame)) return;
     this.#outbox.push(isOwn ? frame : frame.slice());

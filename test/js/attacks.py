@@ -210,6 +210,62 @@ def crawl_stacks(js: Any) -> None:
     nothing_foreign(one, "{ kept, names }")
 
 
+@case("Whatever code throws, and however that answers to questions, is an error and ends nothing")
+def thrown_traps(js: Any) -> None:
+    values = [
+        "new Proxy(new Error('a'), { get() { throw 1 }, getPrototypeOf() { throw 2 } })",
+        "new Proxy({}, { get() { throw 1 } })",
+        "new Proxy(function () {}, { getPrototypeOf() { throw 2 } })",
+        "Object.create(new Proxy({}, { getPrototypeOf() { throw 2 } }))",
+        "Object.setPrototypeOf(new Error('x'), new Proxy({}, { get() { throw 1 }, getPrototypeOf() { throw 3 } }))",
+        "({ get code() { throw 1 } })",
+        "Object.defineProperty(new Error('x'), 'code', { get() { throw 1 } })",
+        "(() => { const revocable = Proxy.revocable({}, {}); revocable.revoke(); return revocable.proxy })()",
+        "Object.assign(new Error('z'), { code: 'ERR_SCRIPT_EXECUTION_INTERRUPTED' })",
+        "Object.assign(new Error('z'), { code: 'ERR_SCRIPT_EXECUTION_TIMEOUT' })",
+    ]
+
+    async def drained(one: Any, value: str) -> None:
+        async for _ in one.eval(f"new ReadableStream({{ pull() {{ throw {value} }} }})"):
+            pass
+
+    async def rejected(one: Any, value: str) -> None:
+        await one.eval_async(f"Promise.reject({value})")
+
+    one = runtime(js)
+    for at, value in enumerate(values):
+        one.add_static_module(f"m{at}", f"throw {value}")
+        for act in (
+            lambda: one.eval(f"throw {value}"),
+            lambda: one.eval(f"({{ get a() {{ throw {value} }} }})"),
+            lambda: one.eval(f"back({{ get a() {{ throw {value} }} }})"),
+            lambda: one.eval(f"() => {{ throw {value} }}")(),
+            lambda: one.eval_module(f"m{at}"),
+            lambda: asyncio.run(rejected(one, value)),
+            lambda: asyncio.run(drained(one, value)),
+        ):
+            fails(act, js.JavaScriptError)
+        with contextlib.redirect_stderr(None):
+            one.eval(f"setTimeout(() => {{ throw {value} }}); queueMicrotask(() => {{ throw {value} }}); 1")
+            one.eval("1")
+    works(one)
+
+
+@case("A guest that prints more than Python reads waits for it")
+def prints_much(js: Any) -> None:
+    chars = 0
+
+    def count(_: str, text: str) -> None:
+        nonlocal chars
+        chars += len(text)
+
+    with js.Runtime(timeout=20) as one:
+        one.eval("for (let n = 0; n < 1e4; n++) console.log('x'.repeat(9000))", console=count)
+        equal(chars, 90_000_000)
+        fails(lambda: one.eval("for (;;) console.log('x'.repeat(9000))", console=count, timeout=0.5), js.JsTimeout)
+        equal(one.eval("1"), 1)
+
+
 @case("Traps of proxies are given nothing of another realm")
 def proxies(js: Any) -> None:
     one = runtime(js, enable_console=True)
