@@ -340,5 +340,30 @@ def two_loops_at_once(js: Any) -> None:
     equal(problems, [])
 
 
+@case("Coroutines of an evaluation that is given up before they begin are closed, and warn of nothing")
+def never_begun(js: Any) -> None:
+    code = """
+async def g():
+    await asyncio.sleep(10)
+async def run():
+    r = js.Runtime()
+    r.bind_function('g', g)
+    try:
+        await r.eval_async("for (;;) g()", timeout=0.3)
+    except js.JsTimeout:
+        pass
+    r.close()
+import warnings
+warnings.simplefilter('error')
+told = []
+sys.unraisablehook = lambda of: told.append(of.exc_value)
+asyncio.run(run())
+import gc
+gc.collect()
+print(told[:1])
+"""
+    equal(child(code, 30), "[]")
+
+
 if __name__ == "__main__":
     main()

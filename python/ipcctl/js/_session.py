@@ -663,7 +663,8 @@ class Session:
             return self.throw(number, error)
         if not inspect.isawaitable(work):
             return self.answer(number, work)
-        self.run_async(_awaited(work), request, answer)
+        # What is cancelled before it begins is closed, and that must be the coroutine itself.
+        self.run_async(work if inspect.iscoroutine(work) else _awaited(work), request, answer)
 
     # ---- the end ----
 
