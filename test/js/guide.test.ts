@@ -1,6 +1,6 @@
-/** Each block of docs/javascript.md is run as it stands there, and prints what its comments say. */
+/** Each block of docs/javascript.md, and of the page about debugging, is run as it stands there, and prints what its comments say. */
 import { expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { skipUnless } from "../needs.ts";
@@ -11,6 +11,7 @@ const DEADLINE_MS = 40_000;
 const PRINT = /^ *print\(.*\) {2}# (.*)$/gm;
 
 const page = readFileSync(join(ROOT, "docs/javascript.md"), "utf8");
+const debugging = readFileSync(join(ROOT, "docs/javascript-debugging.md"), "utf8");
 const readme = readFileSync(join(ROOT, "README.md"), "utf8");
 const packages = await folderOfPackages();
 
@@ -59,6 +60,23 @@ blocks.forEach((block, at) => {
     DEADLINE_MS,
   );
 });
+
+test(
+  "so do those of docs/javascript-debugging.md that need no debugger",
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), "ipcctl-guide-"));
+    try {
+      const own = blocksOf(debugging, "python").filter((block) => !block.includes("inspector"));
+      expect(own.length).toBe(2);
+      for (const block of own)
+        expect(await run(["python3", "-c", block], folder)).toEqual({ lines: [""], errors: "", code: 0 });
+      expect(readdirSync(folder).toSorted()).toEqual(["now.heapsnapshot", "work.cpuprofile"]);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  },
+  DEADLINE_MS,
+);
 
 test(
   "so does the command",

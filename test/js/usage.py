@@ -139,6 +139,15 @@ def notes(js: Any) -> None:
         expect("async () =>" in asyncio.run(later()), "nothing of await")
 
 
+@case("Names of browsers and Node are told what would help, others are not")
+def missing_names(js: Any) -> None:
+    with js.Runtime() as runtime:
+        for code, text in [("require('fs')", "modules="), ("fetch('x')", "bind_function"), ("new URL('x')", "no URL")]:
+            error = fails(lambda: runtime.eval(code), js.JavaScriptError, "is not defined")
+            expect(text in " ".join(getattr(error, "__notes__", [])), f"nothing of {text}")
+        expect(not hasattr(fails(lambda: runtime.eval("price()"), js.JavaScriptError), "__notes__"), "a note")
+
+
 @case("A name that no module has, and a function as an argument, say what would help")
 def ways_out(js: Any) -> None:
     with js.Runtime() as runtime:

@@ -129,13 +129,29 @@ def _properties(value: Any) -> dict[str, Any]:
 
 _MODULE = re.compile(r"^\s*(?:import\b(?!\s*[(.])|export\b)", re.MULTILINE)
 _AWAIT = re.compile(r"\bawait\b")
+_BIND = "runtime.bind_function(name, function) lends it a function of Python"
+#: What browsers or Node have, and the way to it here.
+_ELSEWHERE = {
+    "require": "runtime.eval_module(name) and `import` load packages of npm, from the folder of the setting modules=",
+    "process": _BIND,
+    "Buffer": "bytes of Python are a Uint8Array",
+    **dict.fromkeys(("fetch", "XMLHttpRequest", "URL", "URLSearchParams", "TextEncoder", "TextDecoder"), _BIND),
+    **dict.fromkeys(("crypto", "structuredClone", "atob", "btoa", "performance", "setImmediate"), _BIND),
+}
+_MISSING = re.compile(r"(\w+) is not defined\Z")
 
 
 def advise(error: BaseException | None, code: Any) -> None:
-    """Of an error of syntax, what may help: the engine knows nothing of Python's ways."""
-    if type(error) is not JavaScriptError or error.name != "SyntaxError" or type(code) is not str:
+    """What may help, of an error of syntax or a name: the engine knows nothing of Python's ways."""
+    if type(error) is not JavaScriptError or type(code) is not str:
         return
-    if _MODULE.search(code):
+    if error.name == "ReferenceError":
+        found = _MISSING.match(error.message or "")
+        if found and (way := _ELSEWHERE.get(found[1])):
+            error.add_note(f"Note: a runtime has no {found[1]}, which belongs to browsers and Node: {way}")
+    elif error.name != "SyntaxError":
+        return
+    elif _MODULE.search(code):
         error.add_note(
             "Note: this is evaluated as a script; `import` and `export` belong into modules: "
             "runtime.add_static_module(name, source), then runtime.eval_module(name)"

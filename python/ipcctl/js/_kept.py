@@ -68,7 +68,8 @@ class Kept(Owned):
                 self._owner = Ownership(self._socket, self._name, _CLAIM_SECONDS)
         except IpcError as error:
             require_version(options.engine, program)
-            raise RuntimeError(f"ipcctl.js: the daemon starts no runtime: {error}") from error
+            hint = f"; {error.hint}" if error.hint else ""
+            raise RuntimeError(f"ipcctl.js: the daemon starts no runtime: {error}{hint}") from error
 
     def open(self, end: End, deadline: float) -> None:
         self._meet(self._socket, end, deadline)

@@ -344,7 +344,9 @@ class Engine:
         except RuntimeError as error:
             return error
         record = self.record()
-        if (step := record.get("step", "none")) != "none":  # the kernel refused what its shim does before the engine begins
+        if (
+            step := record.get("step", "none")
+        ) != "none":  # the kernel refused what its shim does before the engine begins
             why = f"{step}: {os.strerror(int(record.get('errno', '0')))}"
             if self._options.confine:
                 return RuntimeError(f"ipcctl.js: this machine cannot confine JavaScript as asked: {why}. {WAYS_OUT}")
