@@ -1,4 +1,4 @@
-/** Each block of docs/javascript.md, and of the page about debugging, is run as it stands there, and prints what its comments say. */
+/** Each block of docs/javascript.md, and of the page about debugging, runs as it stands, and prints what it says. */
 import { expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
