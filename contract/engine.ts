@@ -26,6 +26,7 @@ export const TO_ENGINE = {
   heap: 20,
   profile: 21,
   debug: 22,
+  grant: 23,
 } as const;
 
 /** The fields after the kind. */
@@ -57,6 +58,9 @@ export const TO_ENGINE_FIELDS: Readonly<Record<keyof typeof TO_ENGINE, string>> 
   heap: "request: RESULT has a picture of its memory, as bytes of a `.heapsnapshot`",
   profile: "request, microseconds between two samples, or null: that is the end, and RESULT has a `.cpuprofile`",
   debug: "0: debuggers speak on the socket that follows as a descriptor",
+  grant:
+    "0, `{net, read, authorities}`, before any code: whether it may reach hosts, the paths that it may read, and whose " +
+    "certificates it takes, as PEM or null",
   abandon: "stream of the engine, whether it is cancelled even if it was not read: Python does not read it any more",
 };
 

@@ -435,5 +435,11 @@ export const LIMITS = {
   },
   runtimeKindsReady: { value: 4, why: "kinds of engines of which a program has some ready; the oldest kind goes" },
   runtimeTemplates: { value: 32, why: "newest templates of runtimes in the cache folder; each is 30 KB" },
+  fetchConnections: {
+    value: 64,
+    why: "connections that `fetch` of a runtime has at once; the next ones wait. A runtime has 512 descriptors",
+  },
+  fetchRedirects: { value: 20, why: "redirects that `fetch` of a runtime follows, as browsers do" },
+  fetchHeadBytes: { value: 65_536, why: "bytes of the headers of a response that `fetch` of a runtime takes" },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
 } as const;

@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+8c1c37bf" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+240a63cf" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -376,6 +376,7 @@ enum {
 	IPC_TO_ENGINE_HEAP = 20,
 	IPC_TO_ENGINE_PROFILE = 21,
 	IPC_TO_ENGINE_DEBUG = 22,
+	IPC_TO_ENGINE_GRANT = 23,
 };
 
 /* Messages of JavaScript. */

@@ -66,7 +66,7 @@ for (const [path, name] of Object.entries({ ...PROGRAMS, ...OTHERS }))
 /** Stacks of a guest pass through it: they are not to tell where it lies, which has the name of a user in it. */
 const NAME_OF_ENGINE = "//# sourceURL=ipcctl:engine";
 /** An engine starts often, and few need these. */
-const ON_DEMAND = ["typescript", "bundler"];
+const ON_DEMAND = ["typescript", "bundler", "guest-net", "guest-files"];
 for (const name of ["main", ...ON_DEMAND])
   await build({
     ...program,
@@ -82,7 +82,7 @@ for (const name of ["main", ...ON_DEMAND])
           builder.onResolve({ filter: /^sucrase$/ }, () => ({
             path: join(ROOT, "node_modules/sucrase/dist/index.js"),
           }));
-          builder.onResolve({ filter: /^\.\/(typescript|bundler)\.ts$/ }, ({ path, kind }) =>
+          builder.onResolve({ filter: new RegExp(`^\\./(${ON_DEMAND.join("|")})\\.ts$`) }, ({ path, kind }) =>
             kind === "entry-point-build"
               ? undefined
               : { path: path.replace("./", "./engine-").replace(".ts", ".js"), external: true },

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+8c1c37bf"
+EDITION = "0.1.0+240a63cf"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -334,6 +334,7 @@ TO_ENGINE_BUNDLE = 19
 TO_ENGINE_HEAP = 20
 TO_ENGINE_PROFILE = 21
 TO_ENGINE_DEBUG = 22
+TO_ENGINE_GRANT = 23
 
 # Messages of JavaScript.
 FROM_ENGINE_RESULT = 1

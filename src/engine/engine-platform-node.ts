@@ -4,6 +4,7 @@ import inspector from "node:inspector";
 import { join } from "node:path";
 import { types } from "node:util";
 import v8 from "node:v8";
+import vm from "node:vm";
 import { Worker } from "node:worker_threads";
 import type { PromiseState, Settle } from "./engine-platform.ts";
 
@@ -88,6 +89,12 @@ export function importing(importer: Function, settle: Settle, refusal: () => unk
     );
     return promise;
   };
+}
+
+export function collectGarbage(): void {
+  v8.setFlagsFromString("--expose-gc");
+  (vm.runInNewContext("gc") as () => void)();
+  v8.setFlagsFromString("--no-expose-gc");
 }
 
 /** In a thread of its own, which a guest that computes, or is stopped, does not keep from hearing them. */

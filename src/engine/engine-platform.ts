@@ -54,3 +54,8 @@ export async function heapSnapshot(): Promise<Uint8Array> {
 export function debug(_socket: number): void {
   throw new Error("JavaScriptCore does not stop in code of a realm of its own; the engine v8 does");
 }
+
+/** At once, whether memory is short or not. */
+export function collectGarbage(): void {
+  Bun.gc(true);
+}

@@ -53,7 +53,7 @@ export const LATER = Symbol("later");
 export type Outcome = { readonly ok: (value: unknown) => void; readonly bad: (error: unknown) => void };
 
 /** An async request, as the code knows it that runs for it after it has waited. */
-type Origin = { readonly number: number; isCancelled: boolean };
+type Origin = { readonly number: number; isCancelled: boolean; readonly ends: Set<() => void> };
 
 type Waiting = { answer: readonly [isError: boolean, value: unknown] | undefined };
 
@@ -95,6 +95,7 @@ export class Session {
   readonly #origins = new WeakMap<object, number>();
   #refused = 0;
   #turn = false;
+  #isUnasked = false;
   #work: () => unknown = () => undefined;
   readonly #entry: vm.Script;
 
@@ -221,6 +222,12 @@ export class Session {
     }
   }
 
+  /** From now on code may run, print and call something while nobody asks. */
+  tellUnasked(): void {
+    if (!this.#isUnasked) this.tell([TO.later, 0]);
+    this.#isUnasked = true;
+  }
+
   #run(work: () => void): void {
     try {
       work();
@@ -239,6 +246,7 @@ export class Session {
   }
 
   #interrupted(request: number): void {
+    this.#endFor(request);
     this.#forget(request);
     this.#fault(request, ENGINE_FAULT.interrupted, "interrupted");
   }
@@ -287,6 +295,7 @@ export class Session {
       case FROM.cancel: {
         const origin = this.#live.get(number);
         if (origin) origin.isCancelled = true;
+        this.#endFor(number);
         // Its code on the stack ends by what it calls next, or is interrupted; then it is answered.
         if (!this.#running.includes(number) && this.#forget(number))
           this.#fault(number, ENGINE_FAULT.interrupted, "cancelled");
@@ -360,6 +369,7 @@ export class Session {
     } catch (error) {
       if (isInterrupt(error)) throw error;
       if (isTimeout(error)) {
+        this.#endFor(number);
         this.#forget(number);
         this.#fault(number, ENGINE_FAULT.timeout, "timed out");
         this.#clear(origin);
@@ -372,7 +382,7 @@ export class Session {
   }
 
   #begun(number: number): Origin {
-    const origin = { number, isCancelled: false };
+    const origin = { number, isCancelled: false, ends: new Set<() => void>() };
     this.#live.set(number, origin);
     return origin;
   }
@@ -419,6 +429,23 @@ export class Session {
         if (this.#forget(number)) this.fail(number, error);
       },
     };
+  }
+
+  /**
+   * Ends what the code that runs has under way, once nobody waits for its request any more.
+   * @returns what keeps it from that
+   */
+  onCancelled(end: () => void): () => void {
+    const running = this.#running.at(-1);
+    const origin = running === undefined ? this.#origin.getStore() : this.#live.get(running);
+    origin?.ends.add(end);
+    return () => void origin?.ends.delete(end);
+  }
+
+  #endFor(number: number): void {
+    const ends = this.#live.get(number)?.ends;
+    for (const end of ends ?? []) end();
+    ends?.clear();
   }
 
   /** Begins a request that a part answers by {@link settle}. */

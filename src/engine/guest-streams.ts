@@ -25,7 +25,7 @@ type Lent = {
 
 export class Streams implements Part {
   readonly #session: Session;
-  readonly #web: ReturnType<typeof addWebStreams>;
+  readonly web: ReturnType<typeof addWebStreams>;
   readonly #lent = new Map<number, Lent>();
   #next = 1;
   /** Those of Python that the guest may still read. */
@@ -37,7 +37,7 @@ export class Streams implements Part {
 
   constructor(session: Session) {
     this.#session = session;
-    this.#web = addWebStreams(session.realm);
+    this.web = addWebStreams(session.realm);
     Object.assign(session.references, {
       isStream: (value) => this.#isStream(value),
       lendStream: (stream) => this.#lend(stream),
@@ -81,7 +81,7 @@ export class Streams implements Part {
   // ---- of the guest ----
 
   #isStream(value: object): boolean {
-    const web = this.#web.made();
+    const web = this.web.made();
     if (!web) return false;
     for (let one: object | null = value, depth = 0; one !== null && depth < 100; depth++) {
       if (types.isProxy(one)) return false;
@@ -108,7 +108,7 @@ export class Streams implements Part {
     if (!lent) return this.#session.settle(request, () => this.#session.tell([TO.end, request])); // for another reader
     const held = lent.held.shift();
     if (held) return this.#answer(request, number, held);
-    const web = this.#web.make();
+    const web = this.web.make();
     try {
       lent.reader ??= web.reader(lent.stream);
     } catch (error) {
@@ -155,7 +155,7 @@ export class Streams implements Part {
     this.#lent.delete(number);
     for (const request of lent.waiting) this.#session.settle(request, () => this.#session.tell([TO.end, request]));
     lent.waiting = [];
-    if (isCancelled || lent.reader) this.#session.enterLater(() => this.#web.make().cancel(lent.stream, lent.reader));
+    if (isCancelled || lent.reader) this.#session.enterLater(() => this.web.make().cancel(lent.stream, lent.reader));
   }
 
   // ---- of Python ----
@@ -169,7 +169,7 @@ export class Streams implements Part {
       this.#wanted.set(number, { handle, left });
       this.#session.tell([TO.want, number, left]);
     };
-    const { stream, handle } = this.#web.make().source(pull, () => this.#leave(number), ahead);
+    const { stream, handle } = this.web.make().source(pull, () => this.#leave(number), ahead);
     this.#streams.set(number, new WeakRef(stream));
     this.#handles.set(number, new WeakRef(handle));
     this.#gone.register(handle, number);

@@ -344,6 +344,17 @@ export function dataProperty(of: object, name: PropertyKey): unknown {
   return types.isProxy(of) ? undefined : getOwnPropertyDescriptor(of, name)?.value;
 }
 
+/** A copy of what a buffer of the guest, or a view, shows. */
+export function bytesOf(value: ArrayBufferLike | ArrayBufferView): Uint8Array {
+  const of = (buffer: () => unknown, offset: () => unknown, bytes: () => unknown): Uint8Array =>
+    new Uint8Array(...([buffer, offset, bytes].map((one) => apply(one, value, [])) as [ArrayBuffer, number, number]));
+  if (types.isAnyArrayBuffer(value)) return new Uint8Array(value as ArrayBuffer).slice();
+  const view = types.isDataView(value)
+    ? of(dataBuffer, dataOffset, dataBytes)
+    : of(viewBuffer, viewOffset, viewBytes);
+  return view.slice();
+}
+
 /** Makes values of the guest's realm. */
 export class GuestReader extends Reader {
   readonly #realm: Realm;

@@ -3,6 +3,7 @@ import type { OpenSegment } from "../plane/meet.ts";
 import { meet } from "../plane/meeting.ts";
 import { addBundling } from "./bundling.ts";
 import { receiveFd, requireSystem } from "../plane/system.ts";
+import { addGrants } from "./granting.ts";
 import { addModules } from "./modules.ts";
 import { Pictures } from "./pictures.ts";
 import { forbidImports, memory, versionOf } from "./engine-platform.ts";
@@ -52,7 +53,9 @@ async function begin(): Promise<void> {
   };
   limitMemory();
   session.hello();
-  session.add(new Streams(session)); // before any code of the guest, and while Python hears of us
+  const streams = new Streams(session); // before any code of the guest, and while Python hears of us
+  session.add(streams);
+  addGrants(session, streams);
   meeting.leave();
 }
 

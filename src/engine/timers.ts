@@ -50,7 +50,7 @@ export class Timers {
     const more: unknown[] = [];
     for (let at = 2; at < args.length; at++) more[at - 2] = args[at];
     const number = this.#next++;
-    if (number === 1) this.#session.tell([TO.later, 0]);
+    this.#session.tellUnasked();
     const run = (): void => {
       if (!isInterval) this.#active.delete(number);
       if (this.#session.isCancelled) {

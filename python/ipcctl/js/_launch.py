@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import _console, _contract
 from . import _pool
-from ._template import WAY_OUT, Options, resolve_confine, resolve_engine
+from ._template import WAY_OUT, Options, readable, resolve_confine, resolve_engine
 
 if TYPE_CHECKING:
     from ._config import RuntimeConfig
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 _INTERPRETED = (
     "ipcctl.js: the engine of this runtime makes no machine code here, so that JavaScript runs many times slower: "
     "something denies it memory for that, or memory that it may execute"
+)
+
+#: Those of a system are some 250 KB.
+_CERTIFICATES_MAX = 4 << 20
+_UNBOUNDED = (
+    "ipcctl.js: allow_net and allow_read need the sandbox, which alone keeps JavaScript to what they name: leave away "
+    "confine=False and IPCCTL_JS_UNCONFINED=1, or bind a function that reads and fetches"
 )
 
 
@@ -35,6 +42,31 @@ def options_of(config: RuntimeConfig) -> Options:
     )
 
 
+def grant(config: RuntimeConfig) -> list[Any]:
+    """The message by which its JavaScript has ``fetch`` and ``readFile``. What they reach is the sandbox's business.
+
+    :raises ValueError: if SSL_CERT_FILE names what cannot be read
+    """
+    authorities = os.environ.get("SSL_CERT_FILE") if config.allow_net else None
+    told = {
+        "net": bool(config.allow_net),
+        "read": readable(options_of(config)),
+        "authorities": _certificates(authorities) if authorities else None,
+    }
+    return [_contract.TO_ENGINE_GRANT, 0, told]
+
+
+def _certificates(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            text = file.read(_CERTIFICATES_MAX + 1)
+    except OSError as error:
+        raise ValueError(f"allow_net: SSL_CERT_FILE names {path!r}, which cannot be read: {error.strerror}") from error
+    if len(text) > _CERTIFICATES_MAX or "BEGIN CERTIFICATE" not in text:
+        raise ValueError(f"allow_net: SSL_CERT_FILE names {path!r}, which has no certificates as PEM, or too many")
+    return text
+
+
 def take(config: RuntimeConfig) -> Guest:
     """:raises RuntimeError: that says what is missing, and what to do
     :raises PermissionError: in a worker whose policy grants none, or not what is asked for
@@ -50,6 +82,8 @@ def _take(options: Options) -> Guest:
         from . import _asked  # takes long to load
 
         return _asked.start(options)
+    if not options.confine and (options.allow_net or options.allow_read):
+        raise RuntimeError(_UNBOUNDED)
     try:
         return _pool.take(options)
     except RuntimeError as error:

@@ -35,7 +35,7 @@ from ._config import RuntimeConfig, Seconds, Settings, permissions_of, seconds_o
 from ._errors import JavaScriptError, JsPermissionError, JsTimeout, RuntimeTerminated, advise
 from ._inspector import Inspector, InspectorEndpoints
 from ._loops import running_loop
-from ._launch import take
+from ._launch import grant, take
 from ._modules import Loader, Modules, Resolver, Source
 from ._packages import Packages
 from ._profile import Profile
@@ -188,6 +188,8 @@ class Runtime:
         if self._console or (limits.depth, limits.size) != (VALUE_DEPTH, VALUE_SIZE):
             told = {"depth": limits.depth, "bytes": limits.size, "console": self._console}
             session.send([TO_ENGINE_SETTINGS, 0, told])
+        if config.allow_net or config.allow_read:
+            session.send(grant(config))
         if self._inspector is not None:
             self._inspector.attach(session, self._guest)
         if config.snapshot is not None:

@@ -1,0 +1,29 @@
+/** What Python grants a guest to reach and to read: by parts of the program that are loaded for the first grant. */
+import { TO_ENGINE as FROM } from "../../contract/engine.ts";
+import type { Session } from "./guest-session.ts";
+import { dataProperty } from "./guest-values.ts";
+import type { Streams } from "./guest-streams.ts";
+
+export function addGrants(session: Session, streams: Streams): void {
+  session.add({
+    take: (kind, _, fields) => {
+      if (kind !== FROM.grant) return false;
+      const told = fields[2] as object;
+      if (dataProperty(told, "net") === true) {
+        // eslint-disable-next-line @typescript-eslint/no-require-imports -- most engines never load it
+        const { Net } = require("./guest-net.ts") as typeof import("./guest-net.ts");
+        const authorities = dataProperty(told, "authorities");
+        new Net(session, streams.web, typeof authorities === "string" ? authorities : undefined);
+      }
+      const read = dataProperty(told, "read") as unknown[];
+      if (read.length > 0) {
+        // eslint-disable-next-line @typescript-eslint/no-require-imports -- most engines never load it
+        const { Files } = require("./guest-files.ts") as typeof import("./guest-files.ts");
+        const paths: string[] = [];
+        for (let at = 0; at < read.length; at++) paths.push(read[at] as string);
+        new Files(session, paths);
+      }
+      return true;
+    },
+  });
+}
