@@ -31,7 +31,7 @@ export type FetchHost = {
 export const FETCH = `((host) => {
   "use strict";
   const { apply, defineProperty, getOwnPropertyDescriptor, ownKeys } = Reflect;
-  const { TypeError, Promise, Symbol } = globalThis;
+  const { TypeError, Promise, Symbol, Uint8Array } = globalThis;
   const { parse } = JSON;
   const { iterator, toStringTag } = Symbol;
   const buffer = getOwnPropertyDescriptor(Reflect.getPrototypeOf(Uint8Array.prototype), "buffer").get;
@@ -220,14 +220,14 @@ export const FETCH = `((host) => {
     }
     #whole(kind) {
       return new Promise((resolve, reject) => {
+        if (!this.#head.hasBody) return void resolve(kind === "text" ? "" : new Uint8Array(0));
         if (this.bodyUsed) throw new TypeError("Response: its body has been read, or is being read");
         if (this.#stream !== null) streams().reader(this.#stream);
         this.#isUsed = true;
         const token = this.#token;
         const handle = this.#handle;
         if (token.isAborted) throw token.reason;
-        const bad = (message) => {
-          const error = failure(token, message);
+        token.fail = (error) => {
           if (handle !== undefined) handle.fail(error);
           reject(error);
         };
@@ -235,7 +235,7 @@ export const FETCH = `((host) => {
           token.leave();
           if (handle !== undefined) handle.close();
           resolve(value);
-        }, bad);
+        }, (message) => { token.fail(failure(token, message)); });
       });
     }
     text() { return this.#whole("text"); }

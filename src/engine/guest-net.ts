@@ -35,8 +35,9 @@ const DEFAULTS: readonly (readonly [string, string])[] = [
 const PORTS: Readonly<Record<string, number>> = { "http:": 80, "https:": 443 };
 /** Of informational answers before the real one. */
 const INFORMATIONAL_MAX = 8;
-/** How often garbage is looked for, while connections are waited for that nobody may read any more. */
-const COLLECT_MS = 1000;
+/** When garbage is looked for, while connections are waited for: each time after twice as long, up to the second. */
+const COLLECT_MS = 50;
+const COLLECT_MOST_MS = 5000;
 
 /** Of the guest's realm. */
 type Callback = Function;
@@ -80,7 +81,7 @@ export class Net {
   readonly #gone = new FinalizationRegistry((number: number) => this.#abandon(number));
   #open = 0;
   #next = 1;
-  #collected = 0;
+  #collecting: NodeJS.Timeout | undefined;
 
   /** @param authorities certificates of those whose word is taken, in place of the engine's own, as PEM */
   constructor(session: Session, web: { readonly make: () => WebStreams }, authorities: string | undefined) {
@@ -164,12 +165,18 @@ export class Net {
       this.#open++;
       this.#connect(next);
     }
-    // Of responses that nobody reads any more only the garbage collector knows.
-    if (this.#waiting.length > 0 && performance.now() - this.#collected > COLLECT_MS) {
-      this.#collected = performance.now();
-      setImmediate(() => collectGarbage());
-      setTimeout(() => this.#advance(), COLLECT_MS).unref();
-    }
+    if (this.#waiting.length > 0) this.#collectLater(COLLECT_MS);
+  }
+
+  /** Of responses that nobody reads any more only the garbage collector knows, and they hold connections. */
+  #collectLater(ms: number): void {
+    this.#collecting ??= setTimeout(() => {
+      this.#collecting = undefined;
+      if (this.#waiting.length === 0) return;
+      const isUnread = ({ source, reading, isOpen }: Exchange): boolean => isOpen && !!source && reading === undefined;
+      if (this.#exchanges.values().some(isUnread)) collectGarbage();
+      this.#collectLater(Math.min(2 * ms, COLLECT_MOST_MS));
+    }, ms);
   }
 
   #leaveConnection(exchange: Exchange): void {
@@ -507,6 +514,8 @@ function whyNot(error: unknown, url: URL): string {
   const reasons: Readonly<Record<string, string>> = {
     ECONNREFUSED: "nothing accepts a connection there",
     ECONNRESET: "the connection broke off",
+    EPROTO: "it speaks no TLS that is understood",
+    ERR_SSL_WRONG_VERSION_NUMBER: "it speaks no TLS that is understood",
     HPE_HEADER_OVERFLOW: `its headers have more than ${limit("fetchHeadBytes")} bytes`,
   };
   const said = reasons[code] ?? (error instanceof Error && error.message !== "" ? error.message : "it failed");
