@@ -11,17 +11,17 @@ export function addGrants(session: Session, streams: Streams): void {
       const told = fields[2] as object;
       if (dataProperty(told, "net") === true) {
         // eslint-disable-next-line @typescript-eslint/no-require-imports -- most engines never load it
-        const { Net } = require("./guest-net.ts") as typeof import("./guest-net.ts");
+        const { addFetch } = require("./guest-net.ts") as typeof import("./guest-net.ts");
         const authorities = dataProperty(told, "authorities");
-        new Net(session, streams.web, typeof authorities === "string" ? authorities : undefined);
+        addFetch(session, streams.web, typeof authorities === "string" ? authorities : undefined);
       }
       const read = dataProperty(told, "read") as unknown[];
       if (read.length > 0) {
         // eslint-disable-next-line @typescript-eslint/no-require-imports -- most engines never load it
-        const { Files } = require("./guest-files.ts") as typeof import("./guest-files.ts");
+        const { addFiles } = require("./guest-files.ts") as typeof import("./guest-files.ts");
         const paths: string[] = [];
         for (let at = 0; at < read.length; at++) paths.push(read[at] as string);
-        new Files(session, paths);
+        addFiles(session, paths);
       }
       return true;
     },

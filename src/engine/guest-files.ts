@@ -14,7 +14,7 @@ const TEXT = new Set(["utf8", "utf-8"]);
 
 type Outcome = { readonly text?: string; readonly bytes?: Uint8Array; readonly why?: string };
 
-export class Files {
+class Files {
   readonly #session: Session;
   readonly #granted: readonly string[];
   readonly #waiting: (() => void)[] = [];
@@ -22,19 +22,13 @@ export class Files {
   /** Where the paths lead. */
   #places: readonly string[] | undefined;
 
-  /** @param granted absolute paths */
   constructor(session: Session, granted: readonly string[]) {
     this.#session = session;
     this.#granted = granted;
-    const { realm } = session;
-    realm.define(
-      "readFile",
-      realm.make.fn((args) => [false, this.#begin(args[0], args.length > 1 ? args[1] : undefined)], "readFile"),
-    );
   }
 
   /** @returns a promise of the guest's realm */
-  #begin(path: unknown, encoding: unknown): unknown {
+  begin(path: unknown, encoding: unknown): unknown {
     const { make } = this.#session.realm;
     const { promise, resolve, reject } = make.promise();
     const wrong = whyWrong(path, encoding);
@@ -81,7 +75,8 @@ export class Files {
         if (closed) return wrong(closed);
         const end = (outcome: Outcome): void => fs.close(file, () => done(outcome));
         fs.fstat(file, (unknown, status) => {
-          if (unknown || !status.isFile()) return end({ why: `${shown(path)}: it is no file, but a folder or a device` });
+          if (unknown || !status.isFile())
+            return end({ why: `${shown(path)}: it is no file, but a folder or a device` });
           this.#take(file, status.size, [], 0, (error, bytes) => {
             if (error !== undefined) return end({ why: `${shown(path)}: ${error}` });
             end(isText ? { text: new TextDecoder().decode(bytes) } : { bytes });
@@ -149,4 +144,14 @@ function whyWrong(path: unknown, encoding: unknown): string | undefined {
   if (path.includes("\0")) return `${shown(path)} is not a path`;
   if (encoding === undefined || (typeof encoding === "string" && TEXT.has(encoding.toLowerCase()))) return undefined;
   return 'the encoding must be "utf8", or left out for bytes';
+}
+
+/** @param granted absolute paths */
+export function addFiles(session: Session, granted: readonly string[]): void {
+  const files = new Files(session, granted);
+  const act = (args: unknown[]): readonly [boolean, unknown] => [
+    false,
+    files.begin(args[0], args.length > 1 ? args[1] : undefined),
+  ];
+  session.realm.define("readFile", session.realm.make.fn(act, "readFile"));
 }

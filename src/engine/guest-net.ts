@@ -45,6 +45,8 @@ type Reading =
   | { readonly kind: "chunk"; readonly ok: Callback; readonly close: Callback; readonly bad: Callback }
   | { readonly kind: "text" | "bytes"; readonly ok: Callback; readonly bad: Callback; readonly chunks: Uint8Array[] };
 
+type Web = { readonly make: () => WebStreams };
+
 /** One call of fetch, until its body has ended. */
 type Exchange = {
   readonly number: number;
@@ -67,32 +69,25 @@ type Exchange = {
   failed: string | undefined;
 };
 
-/** Of the program's own modules, which an engine without a network never loads. */
-function builtin<T>(name: string): T {
-  return process.getBuiltinModule(name) as T;
-}
-
-export class Net {
+class Net {
+  readonly globals: FetchGlobals;
   readonly #session: Session;
-  readonly #web: { readonly make: () => WebStreams };
+  readonly #web: Web;
   readonly #authorities: string | undefined;
   readonly #exchanges = new Map<number, Exchange>();
   readonly #waiting: Exchange[] = [];
   readonly #gone = new FinalizationRegistry((number: number) => this.#abandon(number));
   #open = 0;
   #next = 1;
-  #collecting: NodeJS.Timeout | undefined;
+  #isCollecting = false;
 
-  /** @param authorities certificates of those whose word is taken, in place of the engine's own, as PEM */
-  constructor(session: Session, web: { readonly make: () => WebStreams }, authorities: string | undefined) {
+  constructor(session: Session, web: Web, authorities: string | undefined) {
     this.#session = session;
     this.#web = web;
     this.#authorities = authorities;
     const { realm } = session;
     const make = realm.run(FETCH, "ipcctl:fetch") as (host: FetchHost) => FetchGlobals;
-    const { fetch, Headers } = make(realm.make.record(this.#host()) as FetchHost);
-    realm.define("fetch", fetch);
-    realm.define("Headers", Headers);
+    this.globals = make(realm.make.record(this.#host()) as FetchHost);
   }
 
   #host(): FetchHost {
@@ -170,8 +165,10 @@ export class Net {
 
   /** Of responses that nobody reads any more only the garbage collector knows, and they hold connections. */
   #collectLater(ms: number): void {
-    this.#collecting ??= setTimeout(() => {
-      this.#collecting = undefined;
+    if (this.#isCollecting) return;
+    this.#isCollecting = true;
+    setTimeout(() => {
+      this.#isCollecting = false;
       if (this.#waiting.length === 0) return;
       const isUnread = ({ source, reading, isOpen }: Exchange): boolean => isOpen && !!source && reading === undefined;
       if (this.#exchanges.values().some(isUnread)) collectGarbage();
@@ -190,7 +187,7 @@ export class Net {
     const { url, method, body } = exchange;
     try {
       const socket = this.#dial(url);
-      const request = builtin<typeof import("node:http")>("node:http").request({
+      const request = process.getBuiltinModule("node:http").request({
         ...{ method, path: `${url.pathname}${url.search}`, host: url.hostname, setHost: false },
         // The parser refuses what reaches its limit.
         ...{ maxHeaderSize: limit("fetchHeadBytes") + 1, insecureHTTPParser: false, createConnection: () => socket },
@@ -231,8 +228,8 @@ export class Net {
   #dial(url: URL): Socket {
     const host = url.hostname.replace(/^\[(.*)\]$/, "$1");
     const port = Number(url.port) || PORTS[url.protocol]!;
-    if (url.protocol === "http:") return builtin<typeof import("node:net")>("node:net").connect({ host, port });
-    return builtin<typeof import("node:tls")>("node:tls").connect({
+    if (url.protocol === "http:") return process.getBuiltinModule("node:net").connect({ host, port });
+    return process.getBuiltinModule("node:tls").connect({
       ...{ host, port, ALPNProtocols: ["http/1.1"], rejectUnauthorized: true },
       ...(isAddress(host) ? {} : { servername: host }),
       ...(this.#authorities === undefined ? {} : { ca: this.#authorities }),
@@ -270,7 +267,10 @@ export class Net {
     try {
       exchange.url = urlOf(Buffer.from(location, "latin1").toString("utf8"), from);
     } catch (error) {
-      return this.#fail(exchange, `fetch of ${from.host}: it redirects to what is refused: ${(error as Error).message}`);
+      return this.#fail(
+        exchange,
+        `fetch of ${from.host}: it redirects to what is refused: ${(error as Error).message}`,
+      );
     }
     const isGet = method === "GET" || method === "HEAD";
     const losesBody = status === 303 ? !isGet : status <= 302 && method === "POST";
@@ -478,7 +478,7 @@ function headersIn({ rawHeaders }: IncomingMessage): string[] {
 
 /** What the response says, without what it is compressed by. */
 function decoded(response: IncomingMessage): Readable {
-  const zlib = builtin<typeof import("node:zlib")>("node:zlib");
+  const zlib = process.getBuiltinModule("node:zlib");
   const makers: Readonly<Record<string, () => NodeJS.ReadWriteStream & Readable>> = {
     gzip: () => zlib.createGunzip(),
     "x-gzip": () => zlib.createGunzip(),
@@ -489,12 +489,12 @@ function decoded(response: IncomingMessage): Readable {
   if (!Object.hasOwn(makers, name)) return response;
   const decoder = makers[name]!();
   // What is wrong with either is told as an error of the decoder.
-  builtin<typeof import("node:stream")>("node:stream").pipeline(response, decoder, () => undefined);
+  process.getBuiltinModule("node:stream").pipeline(response, decoder, () => undefined);
   return decoder;
 }
 
 function isAddress(host: string): boolean {
-  return builtin<typeof import("node:net")>("node:net").isIP(host) !== 0;
+  return process.getBuiltinModule("node:net").isIP(host) !== 0;
 }
 
 function codeOf(error: unknown): string {
@@ -520,4 +520,11 @@ function whyNot(error: unknown, url: URL): string {
   };
   const said = reasons[code] ?? (error instanceof Error && error.message !== "" ? error.message : "it failed");
   return `fetch of ${place}: ${said}${code === "" || said.includes(code) ? "" : ` (${code})`}`;
+}
+
+/** @param authorities certificates of those whose word is taken, in place of the engine's own, as PEM */
+export function addFetch(session: Session, web: Web, authorities: string | undefined): void {
+  const { fetch, Headers } = new Net(session, web, authorities).globals;
+  session.realm.define("fetch", fetch);
+  session.realm.define("Headers", Headers);
 }

@@ -349,9 +349,7 @@ export function bytesOf(value: ArrayBufferLike | ArrayBufferView): Uint8Array {
   const of = (buffer: () => unknown, offset: () => unknown, bytes: () => unknown): Uint8Array =>
     new Uint8Array(...([buffer, offset, bytes].map((one) => apply(one, value, [])) as [ArrayBuffer, number, number]));
   if (types.isAnyArrayBuffer(value)) return new Uint8Array(value as ArrayBuffer).slice();
-  const view = types.isDataView(value)
-    ? of(dataBuffer, dataOffset, dataBytes)
-    : of(viewBuffer, viewOffset, viewBytes);
+  const view = types.isDataView(value) ? of(dataBuffer, dataOffset, dataBytes) : of(viewBuffer, viewOffset, viewBytes);
   return view.slice();
 }
 

@@ -1,5 +1,4 @@
 /** `setTimeout` and the like for the guest, `queueMicrotask`, and the console. */
-import { FROM_ENGINE as TO } from "../../contract/engine.ts";
 import { inspect } from "./inspect.ts";
 import type { Session } from "./guest-session.ts";
 

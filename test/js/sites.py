@@ -30,7 +30,9 @@ class Connection:
 
     def answer(self, body: str | bytes = b"", status: str = "200 OK", **headers: Any) -> None:
         data = body.encode() if isinstance(body, str) else body
-        lines = [f"{name.replace('_', '-')}: {value}" for name, value in {"content_length": len(data), **headers}.items()]
+        lines = [
+            f"{name.replace('_', '-')}: {value}" for name, value in {"content_length": len(data), **headers}.items()
+        ]
         self.send(f"HTTP/1.1 {status}\r\n" + "".join(f"{line}\r\n" for line in lines) + "\r\n", data)
 
     def for_ever(self, part: bytes) -> None:
@@ -100,7 +102,9 @@ class Site:
                         return
                     head += part
                 head, body = head.split(b"\r\n\r\n", 1)
-                length = next((line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), b":0")
+                length = next(
+                    (line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), b":0"
+                )
                 while len(body) < int(length.split(b":")[1]):
                     body += one.recv(65536)
                 connection = Connection(one, head.decode("latin-1"), body)
@@ -128,7 +132,12 @@ def wait(runtime: Any, code: str, timeout: float | None = 20) -> Any:
 def reason(runtime: Any, code: str) -> str:
     """Why it is rejected: name and message of an error of the guest's realm."""
     caught = "error instanceof Error ? `${error.name}: ${error.message}` : `no error of the guest: ${typeof error}`"
-    return str(wait(runtime, f"(async () => {{ try {{ await {code}; return 'nothing' }} catch (error) {{ return {caught} }} }})()"))
+    return str(
+        wait(
+            runtime,
+            f"(async () => {{ try {{ await {code}; return 'nothing' }} catch (error) {{ return {caught} }} }})()",
+        )
+    )
 
 
 def runtimes(js: Any, *sites: Site, **settings: Any) -> Any:

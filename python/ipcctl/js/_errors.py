@@ -135,7 +135,8 @@ _ELSEWHERE = {
     "require": "runtime.eval_module(name) and `import` load packages of npm, from the folder of the setting modules=",
     "process": _BIND,
     "Buffer": "bytes of Python are a Uint8Array",
-    **dict.fromkeys(("fetch", "XMLHttpRequest", "URL", "URLSearchParams", "TextEncoder", "TextDecoder"), _BIND),
+    "fetch": "the setting allow_net=['host:443'] lets it fetch from there, or " + _BIND,
+    **dict.fromkeys(("XMLHttpRequest", "URL", "URLSearchParams", "TextEncoder", "TextDecoder"), _BIND),
     **dict.fromkeys(("crypto", "structuredClone", "atob", "btoa", "performance", "setImmediate"), _BIND),
 }
 _MISSING = re.compile(r"(\w+) is not defined\Z")
