@@ -1,6 +1,7 @@
 /**
- * `readFile` of a guest whose process may read some files. What is not granted cannot be opened, whoever asks for it;
- * but the process also reads its own program, of which a guest is shown nothing: so a path must lead to what was granted.
+ * `readFile` of a guest whose process may read some files. What is not granted cannot be opened, whoever asks for it.
+ * But the process also reads its own program, of which a guest is shown nothing: so a path must lead to what was
+ * granted.
  */
 import fs from "node:fs";
 import { sep } from "node:path";

@@ -171,11 +171,14 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   runtimesReady: [["test/python/test_js_process.py", "test_as_many_are_ready_as_were_taken_up_to_the_limit"]],
   runtimeKindsReady: [["test/python/test_js_process.py", "test_kinds_that_were_asked_for_long_ago_have_none_ready"]],
   fetchConnections: [
-    ["test/js/reach.py", "Ten thousand calls at once are served, over 64 connections at once"],
-    ["test/js/reach.py", "keep the next one waiting and not the runtime"],
+    ["test/js/reach.test.ts", "fetchConnections, fetchRedirects and fetchHeadBytes are as the cases have them"],
   ],
-  fetchRedirects: [["test/js/reach.py", "Redirects are followed to hosts that are granted"]],
-  fetchHeadBytes: [["test/js/reach.py", "Headers of a response have 64 KiB at most"]],
+  fetchRedirects: [
+    ["test/js/reach.test.ts", "fetchConnections, fetchRedirects and fetchHeadBytes are as the cases have them"],
+  ],
+  fetchHeadBytes: [
+    ["test/js/reach.test.ts", "fetchConnections, fetchRedirects and fetchHeadBytes are as the cases have them"],
+  ],
   runtimeTemplates: [["test/python/test_js_process.py", "test_templates_that_are_kept"]],
   pipeMessageBytes: [["test/python/test_channel.py", "test_names_and_messages_of_a_pipe"]],
   pipeNameBytes: [["test/python/test_channel.py", "test_names_and_messages_of_a_pipe"]],

@@ -21,7 +21,7 @@ _INTERPRETED = (
 )
 
 #: Those of a system are some 250 KB.
-_CERTIFICATES_MAX = 4 << 20
+_CERTIFICATES_MAX = 2_000_000
 _UNBOUNDED = (
     "ipcctl.js: allow_net and allow_read need the sandbox, which alone keeps JavaScript to what they name: leave away "
     "confine=False and IPCCTL_JS_UNCONFINED=1, or bind a function that reads and fetches"
