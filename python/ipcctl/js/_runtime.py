@@ -334,7 +334,7 @@ class Runtime:
             if future.done():
                 return
             error = request.stop or request.error
-            if len(timers) > 1:  # it was cancelled, since its time was over
+            if len(timers) > 1 or type(error) is JsTimeout:  # its time was over
                 error = JsTimeout(
                     f"Evaluation timed out after {seconds:g} s"
                     if type(error) is JsTimeout
