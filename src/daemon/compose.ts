@@ -130,6 +130,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
     new HostCalls({
       ...{ registry: () => registry, paths, logger, plugins, approvals },
       credentials: openCredentials,
+      tell: emit,
     }),
   );
   const listeners = new Listeners(audit, Date.now);

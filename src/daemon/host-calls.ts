@@ -27,6 +27,7 @@ import type { Place } from "../plane/meet.ts";
 import { homeOf } from "../launch/readable.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import { workerName } from "../protocol/kinds.ts";
+import type { WorkerEvent } from "../protocol/responses.ts";
 import type { ToolAnswer } from "../protocol/status.ts";
 import { asksHost, loadPolicy, type Policy } from "../sandbox/policy.ts";
 import type { Registry } from "../workers/registry.ts";
@@ -59,6 +60,7 @@ export type HostCallsDeps = {
   readonly plugins: () => Promise<KnownPlugins>;
   /** What persons are asked and have allowed. */
   readonly approvals: () => Promise<Approvals>;
+  readonly tell: (worker: Worker, event: WorkerEvent) => void;
 };
 
 /** What a program wants to provide. */
@@ -90,10 +92,10 @@ export class HostCalls implements Disposable {
 
   constructor(deps: HostCallsDeps) {
     this.#deps = deps;
-    const { registry, paths, credentials, plugins } = deps;
+    const { registry, paths, credentials, plugins, tell } = deps;
     this.#plugins = new Plugins({ registry, paths, credentials, plugins, open: (worker) => this.#open(worker) });
     this.#runtimes = new WorkerRuntimes({
-      ...{ registry, placeOf },
+      ...{ registry, placeOf, tell },
       workerOf: (session) =>
         registry().everyWorker.find((one) => one.live !== undefined && sessionOf(one, one.live.run) === session),
       policyOf: ({ policy, config }) =>
@@ -527,6 +529,7 @@ export class HostCalls implements Disposable {
 
   [Symbol.dispose](): void {
     this.#isDisposed = true;
+    this.#runtimes[Symbol.dispose]();
     for (const timer of this.#timers) clearTimeout(timer);
     void this.#router?.then((client) => client[Symbol.dispose]()).catch(() => undefined);
   }

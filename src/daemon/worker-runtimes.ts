@@ -21,10 +21,12 @@ import { readLastLines } from "../logs/tail.ts";
 import { joinOwned, type Place } from "../plane/meet.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import { workerName } from "../protocol/kinds.ts";
+import type { WorkerEvent } from "../protocol/responses.ts";
 import { requireHosts, splitHost, type HostRule } from "../sandbox/hosts.ts";
 import type { Policy } from "../sandbox/policy.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
+import { RuntimeSums, type SumLimits, type Together } from "./runtime-sums.ts";
 
 const START_MS = 30_000;
 /** How long one that was disposed of may take to end, before the next one is refused for it. */
@@ -54,6 +56,7 @@ export type WorkerRuntimesDeps = {
   /** With the folders of the worker in the place of its variables. @throws IpcError */
   readonly policyOf: (worker: Worker) => Policy;
   readonly placeOf: (worker: Worker) => Place;
+  readonly tell: (worker: Worker, event: WorkerEvent) => void;
 };
 
 /** Why it is refused: for the one who asks, of whom it says nothing but what that one knows. */
@@ -66,13 +69,24 @@ class Refused extends Error {
   }
 }
 
-export class WorkerRuntimes {
+export class WorkerRuntimes implements Disposable {
   readonly #deps: WorkerRuntimesDeps;
+  readonly #sums: RuntimeSums;
   /** By the process of a run, what it begins: one after the other, so that the count of them is right. */
   readonly #turns = new Map<number, Promise<unknown>>();
 
   constructor(deps: WorkerRuntimesDeps) {
     this.#deps = deps;
+    this.#sums = new RuntimeSums({
+      all: () => [...deps.registry().everyWorker].flatMap((worker) => this.#together(worker) ?? []),
+      limitsOf: (worker) => this.#limitsOf(worker),
+      end: (runtime) => this.#endAll([runtime]),
+      tell: deps.tell,
+    });
+  }
+
+  [Symbol.dispose](): void {
+    this.#sums[Symbol.dispose]();
   }
 
   /** For the router, which passes on what a tool of that name is called with. */
@@ -108,6 +122,27 @@ export class WorkerRuntimes {
     return [...this.#deps.registry().everyWorker].filter(({ config }) => isOwnedBy(config, pid));
   }
 
+  #together(worker: Worker): Together | undefined {
+    const pid = worker.live?.pid;
+    if (pid === undefined || worker.config.kind === "runtime") return undefined;
+    return { pid, worker, runtimes: this.#ofProcess(pid).filter(({ isUp }) => isUp) };
+  }
+
+  #limitsOf(worker: Worker): SumLimits {
+    const { memory, cpuSeconds } = worker.policyLimits ?? { memory: null, cpuSeconds: null };
+    return { memory: lowest(memory, worker.config.max_memory), cpuSeconds };
+  }
+
+  /** What is left of the processor time of a worker. @throws Refused if nothing is */
+  #secondsFor(worker: Worker): number | null {
+    const [{ cpuSeconds }, together] = [this.#limitsOf(worker), this.#together(worker)];
+    if (cpuSeconds === null || together === undefined) return null;
+    const left = Math.floor(this.#sums.secondsLeft(together, cpuSeconds));
+    if (left >= 1) return left;
+    const granted = `${cpuSeconds} s of processor time (cpuSeconds of the policy of this worker)`;
+    throw new Refused("LIMIT", `of ${granted} it and its runtimes have left less than one`);
+  }
+
   async #requireRoom(pid: number, most: number): Promise<void> {
     const deadline = performance.now() + ROOM_MS;
     while (this.#ofProcess(pid).filter(({ isUp }) => isUp).length >= most) {
@@ -125,10 +160,11 @@ export class WorkerRuntimes {
     const policy = policyOf(worker);
     requireWithin(policy, asked);
     await this.#requireRoom(pid, policy.host.runtimes);
-    const config = { ...definition(worker, policy, asked), owner: pid };
+    const config = { ...definition(worker, policy, asked, this.#secondsFor(worker)), owner: pid };
     const label = randomBytes(LABEL_BYTES).toString("hex");
     await registry().start(config);
     const runtime = registry().get(config.name);
+    this.#sums.watch(pid, runtime);
     try {
       if (workerOf(session) !== worker || !(await joinOwned(placeOf(worker), label, placeOf(runtime), START_MS)))
         throw new Error("the worker, or the runtime, ended as they were connected");
@@ -156,6 +192,7 @@ export class WorkerRuntimes {
   /** The same for what ended while no daemon was there. */
   endLeft(): void {
     this.#endAll(this.#ofAny().filter(({ config }) => config.owner !== null && !isProcess(config.owner)));
+    for (const runtime of this.#ofAny()) this.#sums.watch(runtime.config.owner!, runtime);
   }
 
   #ofAny(): Worker[] {
@@ -238,8 +275,11 @@ function lowest(...limits: readonly (number | null | undefined)[]): number | nul
   return known.length === 0 ? null : Math.min(...known);
 }
 
-/** No wider than the worker: what that has of limits, it has too. */
-function definition(worker: Worker, policy: Policy, asked: Wanted): AppConfig {
+/**
+ * No wider than the worker: what that has of limits, it has too.
+ * @param left of the worker's processor time
+ */
+function definition(worker: Worker, policy: Policy, asked: Wanted, left: number | null): AppConfig {
   const { engine, max_memory: most, max_cpu: seconds } = asked;
   const { memory: usual, reserved, least, limit: limitVariable } = ENGINE_START;
   const { ram_factor, old_space_min, flags, programs, policy: base } = ENGINE_START;
@@ -285,7 +325,7 @@ function definition(worker: Worker, policy: Policy, asked: Wanted): AppConfig {
         limits: {
           ...base.limits,
           memory: `${Math.floor(memory / MIB)}M`,
-          cpuSeconds: lowest(seconds === undefined ? null : Math.max(1, Math.ceil(seconds)), policy.limits.cpuSeconds),
+          cpuSeconds: lowest(seconds === undefined ? null : Math.max(1, Math.ceil(seconds)), left),
           cpuPercent: lowest(policy.limits.cpuPercent, worker.config.max_cpu_percent),
         },
       }),

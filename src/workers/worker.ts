@@ -109,6 +109,7 @@ export class Worker {
   /** Its definition was lost with the database of an older daemon, and read from its process. */
   #isGuess = false;
   #lastPid: number | null = null;
+  #lastCpuSeconds = 0;
   readonly #watchers = new Set<() => void>();
 
   constructor(deps: WorkerDeps, config: AppConfig, row: InstanceRow, isExtra = false) {
@@ -221,6 +222,10 @@ export class Worker {
   /** Of the running process, or of the last one. */
   get lastPid(): number | null {
     return this.#lastPid;
+  }
+  /** Processor time of the last run that has ended. */
+  get lastCpuSeconds(): number {
+    return this.#lastCpuSeconds;
   }
   /** What clients asked of it in this run, as of the last `lookAtCalls`. */
   get calls(): CallCounts | undefined {
@@ -606,6 +611,7 @@ export class Worker {
     this.#run = undefined;
     // Whoever waits for its start hears that it came to nothing, also where its shim was killed before it was ready.
     const isLost = ending.kind === "lost" && this.#state === "starting" && run?.isAskedFor === true;
+    this.#lastCpuSeconds = ending.cpu_seconds;
     if (ending.pid !== null) this.#lastPid = ending.pid; // of one that was too short to be heard of
     if ((!hasRun || isLost) && !wasStopping)
       this.#launchFailure = failure ?? launchError(ending, run?.executable ?? this.id, this.config.command === null);

@@ -272,6 +272,54 @@ test("its loops are machine code, also where the worker has little memory", asyn
   }
 });
 
+describe("what they use counts with what the worker uses", () => {
+  const ofPolicy = (limits: object): string => JSON.stringify({ version: 1, extends: "strict", limits });
+  const taken = async (name: string, ...keys: string[]): Promise<void> => {
+    for (const key of keys) expect(await call<Taken | Told>(name, "take", key)).toMatchObject({ confined: true });
+  };
+
+  test("memory: the one with the most ends, and the worker and the others go on", async () => {
+    const name = "sums-memory";
+    await start(name, ofPolicy({}), 3);
+    await taken(name, "a", "b", "c");
+    const fill = (mib: number): string =>
+      `globalThis.all = []; for (let at = 0; at < ${mib}; at++) all.push(new Uint8Array(${MIB}).fill(1)); 1`;
+    // Each has less than the 512 MiB of the policy, and so have two of them.
+    expect(await call<unknown>(name, "evaluate", "a", fill(190))).toBe(1);
+    expect(await call<unknown>(name, "evaluate", "b", fill(170))).toBe(1);
+    expect(await call<unknown>(name, "evaluate", "a", "2")).toBe(2);
+    expect(await call<unknown>(name, "evaluate", "c", fill(180))).toBe(1);
+    await waitUntil(async () => (await runtimesOf(home, name)).length === 2, "one of them has ended");
+    expect(await call<Told>(name, "evaluate", "a", "1")).toMatchObject({ type: "RuntimeTerminated" });
+    for (const other of ["b", "c"]) expect(await call<unknown>(name, "evaluate", other, "all.length")).not.toBe(0);
+    expect((await home.status(name)).state).toBe("Running");
+  });
+
+  test("processor time: those that compute end, and there is none for a further one", async () => {
+    const name = "sums-cpu";
+    await start(name, ofPolicy({ cpuSeconds: 5 }), 2);
+    await taken(name, "a", "b");
+    for (const key of ["a", "b"]) await call(name, "loops_for_ever", key);
+    for (const key of ["a", "b"])
+      await waitUntil(async () => (await call<Told | null>(name, "ended", key)) !== null, `${key} has ended`, 40_000);
+    const told = await call<Told>(name, "take", "c");
+    expect(told).toMatchObject({ type: "RuntimeError", text: expect.stringContaining("cpuSeconds") });
+  }, 60_000);
+
+  test("one after the other as well", async () => {
+    const name = "sums-turns";
+    await start(name, ofPolicy({ cpuSeconds: 5 }), 1);
+    let told: Taken | Told;
+    do {
+      told = await call<Taken | Told>(name, "take", "a");
+      if (!("pid" in told)) break;
+      await call(name, "evaluate", "a", "for (;;);", 1);
+      await call(name, "drop", "a");
+    } while ("pid" in told);
+    expect(told).toMatchObject({ type: "RuntimeError", text: expect.stringContaining("cpuSeconds") });
+  }, 60_000);
+});
+
 test("a policy file grants them too, and a client's async function takes one", async () => {
   const policy = JSON.stringify({ version: 1, extends: "strict", host: { runtimes: 1 } });
   await start("by-policy", policy, undefined);
