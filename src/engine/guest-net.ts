@@ -6,6 +6,7 @@ import type { ClientRequest, IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
 import type { Readable } from "node:stream";
 import { types } from "node:util";
+import { ENGINE_START } from "../../contract/engine.ts";
 import { limit } from "../base/limits.ts";
 import { collectGarbage } from "./engine-platform.ts";
 import { FETCH, type FetchGlobals, type FetchHost } from "./guest-fetch.ts";
@@ -38,6 +39,8 @@ const INFORMATIONAL_MAX = 8;
 /** When garbage is looked for, while connections are waited for: each time after twice as long, up to the second. */
 const COLLECT_MS = 50;
 const COLLECT_MOST_MS = 5000;
+/** After so many bytes it is looked for where there is a limit: memory of chunks counts until it is collected. */
+const COLLECT_BYTES = Number(process.env[ENGINE_START.limit] ?? Infinity) / 4;
 
 /** Of the guest's realm. */
 type Callback = Function;
@@ -80,6 +83,7 @@ class Net {
   #open = 0;
   #next = 1;
   #isCollecting = false;
+  #givenBytes = 0;
 
   constructor(session: Session, web: Web, authorities: string | undefined) {
     this.#session = session;
@@ -358,6 +362,11 @@ class Net {
 
   /** As a value of the guest. */
   #given(bytes: Uint8Array): ArrayBufferView {
+    this.#givenBytes += bytes.length;
+    if (this.#givenBytes > COLLECT_BYTES) {
+      this.#givenBytes = 0;
+      collectGarbage();
+    }
     const made = this.#session.realm.make.array("Uint8Array", bytes.length);
     Uint8Array.prototype.set.call(made, bytes);
     return made;

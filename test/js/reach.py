@@ -265,6 +265,15 @@ def streamed(js: Any) -> None:
             expect(site.has_none_open(), "a stream that was cancelled is sent")
 
 
+@case("A large body is read as a stream by a runtime that may have a fraction of it")
+def little_memory(js: Any) -> None:
+    with Site({"/": endless}) as site:
+        for runtime in runtimes(js, site, max_memory=16 << 20):
+            parts = f"(await fetch('{site.url}')).body"
+            code = f"(async () => {{ let n = 0; for await (const x of {parts}) if ((n += x.length) > 1e8) return 'read' }})()"
+            equal(wait(runtime, code), "read")
+
+
 @case("A body that is read whole has max_serialization_bytes at most")
 def whole(js: Any) -> None:
     def large(asked: Connection) -> None:
@@ -432,6 +441,14 @@ def unasked(js: Any) -> None:
             with contextlib.suppress(js.JsTimeout):
                 runtime.eval("1 + 1", timeout=0.2)
             equal(runtime.eval("2 + 2", timeout=5), 4)
+
+
+@case("A module awaits what it fetches, also where a thread waits for it")
+def in_modules(js: Any) -> None:
+    with Site({"/": lambda asked: asked.answer("ok")}) as site:
+        for runtime in runtimes(js, site):
+            runtime.add_static_module("m", f"export const text = await (await fetch('{site.url}')).text()")
+            equal(runtime.eval_module("m")["text"], "ok")
 
 
 @case("No object of the program's own realm reaches the guest, whatever it has made of its own")

@@ -198,8 +198,8 @@ class RuntimeConfig:
         :param permissions: those that bound functions may ask for; None: all
         :param engine: ``"v8"`` is Node, which ``inspector`` needs
         :param confine: ``"auto"``: in a sandbox, or an error where there can be none; False: without one
-        :param allow_net: ``host:port`` that it may connect to
-        :param allow_read: files and folders that it may read
+        :param allow_net: ``host:port`` that it may ``fetch`` from
+        :param allow_read: files and folders that it may read by ``readFile``
         :param max_memory: bytes of its whole process
         :param max_cpu: seconds of processor time of its whole life
         :param daemon: it is a worker of the daemon, which has to run, and ``ipcctl status --all`` shows it
