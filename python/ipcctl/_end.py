@@ -53,6 +53,33 @@ class Half:
         self.fds = []
 
 
+class _NoRing:
+    """In the place of the rings of an end that is closed, for a thread that is about to use them."""
+
+    capacity = 0
+
+    def try_send(self, _: bytes) -> bool:
+        return False
+
+    def put(self, *_: object) -> bool:
+        return False
+
+    def try_receive(self) -> None:
+        return None
+
+    def get(self, *_: object) -> bool:
+        return False
+
+    def needs_bell(self) -> bool:
+        return False
+
+    def prepare_sleep(self) -> bool:
+        return False
+
+    def cancel_sleep(self) -> None:
+        pass
+
+
 class End:
     """One thread receives at a time; any may send."""
 
@@ -87,15 +114,15 @@ class End:
             self._bell, descriptors = socket.socket(fileno=bell), socket.socket(fileno=shared)
             self.half, relayed.fds = Half(b"", [memory]), []
         try:
-            self._map = mmap.mmap(memory, _contract.SEGMENT_DATA + 2 * capacity)
+            self._map: Any = mmap.mmap(memory, _contract.SEGMENT_DATA + 2 * capacity)
         except BaseException:
             self.half.close()
             if self._life >= 0:
                 os.close(self._life)
             raise
         data = _contract.SEGMENT_DATA
-        self._tx = SharedRingBuffer(self._map, _contract.SEGMENT_RING_A, data, capacity, True)
-        self._rx = SharedRingBuffer(self._map, _contract.SEGMENT_RING_B, data + capacity, capacity, False)
+        self._tx: Any = SharedRingBuffer(self._map, _contract.SEGMENT_RING_A, data, capacity, True)
+        self._rx: Any = SharedRingBuffer(self._map, _contract.SEGMENT_RING_B, data + capacity, capacity, False)
         self._bell.setblocking(False)
         self.sharing = Sharing(descriptors)
         self._poll = select.poll()
@@ -291,9 +318,10 @@ class End:
 
     def reason(self) -> str | None:
         """Why the other side has ended an open channel, if it has left word."""
+        memory = self._map  # before it is looked whether it is that of the channel
         if not self.is_open:
             return None
-        (why,) = struct.unpack_from("<I", self._map, _contract.SEGMENT_ENDED)
+        (why,) = struct.unpack_from("<I", memory, _contract.SEGMENT_ENDED)
         return {
             _contract.ENDED_UNREAD: "the worker gave this channel up, since what it sent was not read",
             _contract.ENDED_BROKEN: "the worker could not read a message, and closed the channel",
@@ -347,6 +375,9 @@ class End:
             is_released, self._is_released = self._is_released, True
         if is_released:
             return
+        # A map has a descriptor of its own for as long as anybody refers to it, a closed channel in a cycle too.
+        self._tx = self._rx = _NoRing()
+        self._map = bytearray(_contract.SEGMENT_DATA)
         self._bell.close()
         self.sharing.close()
         if self._life >= 0:

@@ -184,6 +184,20 @@ class Life(unittest.TestCase):
                 self.assertTrue(is_gone(guest.pid))
                 until(lambda: not os.path.exists(guest._shim._folder), "its folder is removed")
 
+    def test_one_that_is_disposed_of_holds_no_open_file_though_it_is_kept(self) -> None:
+        def descriptors() -> set[tuple[str, str]]:
+            links = ((fd, f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd"))
+            return {(fd, os.readlink(link)) for fd, link in links if os.path.islink(link)}
+
+        before = descriptors()
+        guest = self.start()
+        self.assertEqual(ask(guest, "1"), 1)
+        guest.dispose()
+        guest.how_it_ended(DEADLINE)
+        until(lambda: not os.path.exists(guest._shim._folder), "its folder is removed")
+        left = {one for one in descriptors() - before if "memfd" in one[1] or "socket" in one[1]}
+        self.assertEqual(left, set())
+
     def test_an_engine_that_is_killed(self) -> None:
         guest, beside = self.start(), self.start()
         os.kill(guest.pid, signal.SIGKILL)
