@@ -465,7 +465,12 @@ function headersOf(listed: string): readonly (readonly [string, string])[] {
 }
 
 function contentOf(body: unknown): Uint8Array {
-  return typeof body === "string" ? Buffer.from(body.toWellFormed(), "utf8") : bytesOf(body as ArrayBufferView);
+  if (typeof body === "string") return Buffer.from(body.toWellFormed(), "utf8");
+  try {
+    return bytesOf(body as ArrayBufferView);
+  } catch {
+    throw new Refusal("fetch: the memory of the body is not there any more, or cannot be copied");
+  }
 }
 
 /** Names and values in turn. */

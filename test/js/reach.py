@@ -102,6 +102,10 @@ def requests(js: Any) -> None:
                 ("fetch(site.url, { redirect: 'x' })", "redirect"),
                 ("fetch(site.url, { signal: {} })", "signal"),
                 ("fetch(site.url, { method: 'POST', body: new ReadableStream() })", "stream"),
+                (
+                    "(() => { const b = new ArrayBuffer(4); b.transfer(); return fetch(site.url, { method: 'POST', body: b }) })()",
+                    "memory",
+                ),
                 ("fetch('file:///etc/passwd')", "only http"),
                 ("fetch('/x')", "not a URL"),
                 ("fetch('http://a:b@127.0.0.1/')", "password"),

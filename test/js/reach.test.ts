@@ -40,7 +40,7 @@ function serving(): ReturnType<typeof Bun.serve> {
 test("they are the same in a runtime that is a worker of the daemon", async () => {
   await withDaemon(async (home) => {
     using _ = new Ipcctl(await home.connect()); // it is there
-    await using server = serving();
+    using server = serving();
     const folder = join(home.dir, "shown");
     mkdirSync(folder);
     writeFileSync(join(folder, "one"), "1");
@@ -67,8 +67,8 @@ test("they are the same in a runtime that is a worker of the daemon", async () =
 
 test("in a confined worker a runtime reaches and reads what it was given of what the worker may", async () => {
   await withDaemon(async (home) => {
-    await using server = serving();
-    await using other = serving();
+    using server = serving();
+    using other = serving();
     const folder = join(home.dir, "shown");
     mkdirSync(folder);
     writeFileSync(join(folder, "one"), "1");
@@ -84,13 +84,13 @@ test("in a confined worker a runtime reaches and reads what it was given of what
     const codes = [`fetch("http://${host}").then((r) => r.text())`, `fetch("http://${foreign}").then((r) => r.text())`];
     const files = [`readFile("${folder}/one", "utf8")`, `readFile("${script}", "utf8")`];
     const settings = { allow_net: [host], allow_read: [folder] };
-    expect(await worker.callWith<unknown>("ask", [settings, [...codes, ...files]], {})).toEqual([
+    expect(await worker.callWith("ask", [settings, [...codes, ...files]], {})).toEqual([
       "here",
       expect.stringContaining(foreign),
       "1",
       expect.stringContaining(script),
     ]);
-    expect(await worker.callWith<unknown>("ask", [{}, ["typeof fetch + typeof readFile"]], {})).toEqual([
+    expect(await worker.callWith("ask", [{}, ["typeof fetch + typeof readFile"]], {})).toEqual([
       "undefinedundefined",
     ]);
   });
