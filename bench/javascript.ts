@@ -192,7 +192,9 @@ function page(names: readonly string[]): string {
   const ours = (key: string, unit: string): string => shown(of(OURS, key), unit);
   const notes = [
     `cold and confined, up to the first answer: ${ours("cold_ms", "ms")}; bare \`bun -e 1\`: ${ours("bare_bun_ms", "ms")}`,
-    `100 MB of a typed array to JavaScript: ${ours("in_shared_ms", "ms")} shared, ${ours("in_copied_ms", "ms")} copied; to Python: ${ours("out_shared_ms", "ms")} shared, ${ours("out_copied_ms", "ms")} copied; a copy within Python: ${ours("copy_ms", "ms")}, and ${ours("fresh_copy_ms", "ms")} into memory that nobody has touched`,
+    `100 MB of a typed array to JavaScript: ${ours("in_shared_ms", "ms")} shared, ${ours("in_copied_ms", "ms")} copied`,
+    `the same to Python: ${ours("out_shared_ms", "ms")} shared, ${ours("out_copied_ms", "ms")} copied`,
+    `a copy of it within Python: ${ours("copy_ms", "ms")}, and ${ours("fresh_copy_ms", "ms")} into untouched memory`,
     `\`fib(30)\` with \`max_memory\` of 32 MiB, where the kernel lets the engine have ${ours("limit_mib", "MiB")}: ${ours("fib_limited_ms", "ms")}; without: ${ours("fib_free_ms", "ms")}`,
     `engines that the pool holds ready beside 16 runtimes: ${ours("ready_mib", "MiB")}`,
     ...missing,

@@ -90,8 +90,6 @@ test("in a confined worker a runtime reaches and reads what it was given of what
       "1",
       expect.stringContaining(script),
     ]);
-    expect(await worker.callWith("ask", [{}, ["typeof fetch + typeof readFile"]], {})).toEqual([
-      "undefinedundefined",
-    ]);
+    expect(await worker.callWith("ask", [{}, ["typeof fetch + typeof readFile"]], {})).toEqual(["undefinedundefined"]);
   });
 });
