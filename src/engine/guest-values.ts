@@ -40,6 +40,7 @@ const nameOf = get(TYPED, Symbol.toStringTag);
 const viewBuffer = get(TYPED, "buffer");
 const viewOffset = get(TYPED, "byteOffset");
 const viewBytes = get(TYPED, "byteLength");
+const viewLength = get(TYPED, "length");
 const dataBuffer = get(DataView.prototype, "buffer");
 const dataOffset = get(DataView.prototype, "byteOffset");
 const dataBytes = get(DataView.prototype, "byteLength");
@@ -393,6 +394,14 @@ export class GuestReader extends Reader {
     return this.#copied(apply(nameOf, array, []) as string, array.length, bytes);
   }
 
+  /** As an object: what a class of ours has made would lead to all that is ours. */
+  protected override shaped(shape: readonly number[], data: ArrayBufferView): unknown {
+    if (shape.reduce((product, size) => product * size, 1) !== apply(viewLength, data, []))
+      throw malformed("a shape that does not fit its data");
+    const { list, record } = this.#realm.make;
+    return record({ shape: list([...shape]), data });
+  }
+
   #copied(name: string, length: number, bytes: Uint8Array): ArrayBufferView {
     const made = this.#realm.make.array(name, length);
     new Uint8Array(apply(viewBuffer, made, []) as ArrayBuffer).set(bytes);
@@ -400,7 +409,7 @@ export class GuestReader extends Reader {
   }
 
   /** Without the guest's copy of it: its lists may be handled by its own functions. */
-  #shared(form: unknown): ArrayBufferView {
+  #shared(form: unknown): unknown {
     const plain = (list: unknown): unknown[] => {
       if (!Array.isArray(list)) throw malformed("a malformed description of shared memory");
       const items: unknown[] = [];
@@ -411,7 +420,8 @@ export class GuestReader extends Reader {
     const found = this.#references.shared([number, offset, bytes, tag, plain(shape)]);
     const view = found instanceof NdArray ? found.data : found;
     const name = apply(nameOf, view, []) as string;
-    return this.#realm.make.view(name, view.buffer as ArrayBuffer, view.byteOffset, view.length);
+    const made = this.#realm.make.view(name, view.buffer as ArrayBuffer, view.byteOffset, view.length);
+    return found instanceof NdArray ? this.shaped(found.shape, made) : made;
   }
 
   protected override named(parts: unknown): unknown {

@@ -198,6 +198,11 @@ export class Reader {
     return array;
   }
 
+  /** @param data what `array` or `octets` has made @throws RangeError if the shape does not fit it */
+  protected shaped(shape: readonly number[], data: TypedArray): unknown {
+    return new NdArray(shape, data);
+  }
+
   /** Tag 27: an object by its name. @throws CodecError */
   protected named(parts: unknown): unknown {
     if (Array.isArray(parts) && parts[0] === "ipcctl.Shared" && this.#onShared) return this.#onShared(parts[1]);
@@ -322,15 +327,19 @@ export class Reader {
     return this.#byteString(initial & 31);
   }
 
-  #ndarray(depth: number): NdArray {
+  #ndarray(depth: number): unknown {
     const parts = this.value(depth);
     if (!Array.isArray(parts) || parts.length !== 2 || !Array.isArray(parts[0]) || !ArrayBuffer.isView(parts[1]))
       throw malformed("tag 40 on something that is not [shape, typed array]");
-    const shape: unknown[] = parts[0];
-    if (!shape.every((size) => Number.isSafeInteger(size) && (size as number) >= 0))
-      throw malformed("an invalid shape");
+    const shape: number[] = [];
+    // By index: a list of another realm is handled by functions of that realm, which are not ours.
+    for (let at = 0; at < parts[0].length; at++) {
+      const size: unknown = parts[0][at];
+      if (!Number.isSafeInteger(size) || (size as number) < 0) throw malformed("an invalid shape");
+      shape.push(size as number);
+    }
     try {
-      return new NdArray(shape as number[], parts[1] as TypedArray);
+      return this.shaped(shape, parts[1] as TypedArray);
     } catch (error) {
       throw malformed((error as Error).message);
     }

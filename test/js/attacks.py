@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import datetime
@@ -11,9 +12,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
+import ipcctl
 from cases import Took, case, equal, expect, fails, in_thread, main, until
 
 MB = 1 << 20
@@ -119,6 +121,27 @@ def crawl_errors(js: Any) -> None:
         roots[`error ${at++}`] = error } }
       return roots; })()"""
     nothing_foreign(runtime(js), tried)
+
+
+@case("Nothing of another realm in the values that Python sends, by any path")
+def crawl_values(js: Any) -> None:
+    one = runtime(js, max_serialization_bytes=64 << 20)
+    doubles = array.array("d", [1.0, 2.0, 3.0, 4.0])
+    values = [
+        *([1], (1, [2]), {"a": {"b": [1]}}, {1, "x"}, frozenset({2}), datetime.datetime(2020, 1, 1), 2**70, "x" * 100),
+        *(b"x", bytearray(5_000_000), doubles, memoryview(doubles), memoryview(doubles).cast("B").cast("d", (2, 2))),
+        *(memoryview(bytes(8_000_000)).cast("d", (1000, 1000)), ipcctl.shared(16), ipcctl.shared(16).cast("d", (1, 2))),
+        *(js.undefined, one.eval("(x) => x"), one.stream_from_async_iterable(nothing())),
+    ]
+    one.bind_function("give", lambda number: values[int(number)])
+    one.bind_object("given", {str(at): value for at, value in enumerate(values)})
+    one.eval("(all) => { globalThis.taken = all }")(values)
+    nothing_foreign(one, f"{{ given, taken, returned: Array.from({{ length: {len(values)} }}, (_, at) => give(at)) }}")
+
+
+async def nothing() -> AsyncIterator[int]:
+    for number in ():
+        yield number
 
 
 @case("Nothing of another realm in promises and what they come to")

@@ -5,6 +5,7 @@ python conversions.py run NAME        with IPCCTL_SEED=N, the same values again
 
 from __future__ import annotations
 
+import array
 import datetime
 import math
 import os
@@ -421,6 +422,20 @@ def unhashable(js: Any) -> None:
         expect(not paths.one.is_closed(), f"{code} ends the runtime")
         equal(paths.one.eval(f"try {{ take({code}); 'taken' }} catch (error) {{ error.name }}"), "TypeError", code)
     equal(paths.one.eval("1 + 1"), 2)
+
+
+@case("A memoryview keeps its format and its shape, however large it is; what has none is refused with the way out")
+def views(js: Any) -> None:
+    with js.Runtime(max_serialization_bytes=64 << 20) as one:
+        kind = one.eval("(x) => x.shape ? [x.shape, x.data.constructor.name] : [x.length, x.constructor.name]")
+        for count in (10, 1_000_000):
+            doubles = array.array("d", [1.5]) * count
+            equal(kind(memoryview(doubles)), [count, "Float64Array"])
+            equal(kind(doubles), [count, "Float64Array"])
+            equal(kind(memoryview(doubles).cast("B")), [8 * count, "Uint8Array"])
+            grid = memoryview(doubles).cast("B").cast("d", (2, count // 2))
+            equal(kind(grid), [[2, count // 2], "Float64Array"])
+        fails(lambda: kind(memoryview(doubles)[::2]), RuntimeError, "send its tobytes()")
 
 
 if __name__ == "__main__":

@@ -556,7 +556,7 @@ class Machine(unittest.TestCase):
         with open(text, "w", encoding="utf-8") as file:
             file.write("echo no install script ran\n")
         os.chmod(text, 0o755)
-        self.assertIn("is no program", self.refused("_process.start(Options())", IPCCTL_JS_BUN=text))
+        self.assertIn("no program of Bun 1.4.4", self.refused("_process.start(Options())", IPCCTL_JS_BUN=text))
 
     @skip_unless(shutil.which("cc") is not None, "C compiler", "a Bun of another version")
     def test_a_bun_of_another_version(self) -> None:

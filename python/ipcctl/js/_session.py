@@ -66,8 +66,11 @@ _TAG_27, _SHORT_BYTES = b"\xd8\x1b", 256
 _FOLLOW_SECONDS = 0.05
 #: How long the thread in the background lets one that waits come first.
 _GIVE_WAY_SECONDS = 0.001
-#: After an interrupt JavaScript has this long to end; then its process is killed.
-_GRACE_SECONDS = 1.0
+#: After an interrupt JavaScript has this long to end; then its process is killed. On a busy machine it may be long
+#: until it has a turn.
+_GRACE_SECONDS = 2.0
+#: Meanwhile it is interrupted again this often: one interrupt may come between two pieces of code.
+_AGAIN_SECONDS = 0.25
 #: How long after its time JavaScript has to end by itself: its own clock counts only the time for which it computes.
 _LATE_SECONDS = 0.05
 #: An interrupt is there after this long.
@@ -388,16 +391,15 @@ class Session:
             return
         request.is_stopped = True
         self.send_quietly([TO_ENGINE_CANCEL, request.number])
-        self.interrupt()
         until = time.monotonic() + _GRACE_SECONDS
         request.inbox = None
         while not request.is_done and self.ended is None:
-            left = until - time.monotonic()
-            if left <= 0:
+            if time.monotonic() >= until:
                 self.kill("it did not end when it was interrupted")
                 return
+            self.interrupt()
             try:
-                self._serve(request, until)
+                self._serve(request, time.monotonic() + _AGAIN_SECONDS)
             except BaseException:
                 self.kill("it was interrupted twice")
                 raise
@@ -428,15 +430,16 @@ class Session:
 
     def _see_to_it(self, request: Request) -> None:
         """JavaScript that only waits has taken note at once; what computes must be interrupted."""
-        for seconds, act in ((_LATE_SECONDS, self.interrupt), (_GRACE_SECONDS, None)):
-            until = time.monotonic() + seconds
+        end = time.monotonic() + _LATE_SECONDS + _GRACE_SECONDS
+        until = time.monotonic() + _LATE_SECONDS
+        while until <= end:
             with self._changed:
                 while not request.is_done and self.ended is None and (left := until - time.monotonic()) > 0:
                     self._changed.wait(min(left, _FOLLOW_SECONDS))
             if request.is_done or self.ended is not None:
                 return
-            if act is not None:
-                act()
+            self.interrupt()
+            until = time.monotonic() + _AGAIN_SECONDS
         self.kill("it did not end when it was cancelled")
 
     # ---- reading ----

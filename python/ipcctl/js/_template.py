@@ -214,7 +214,7 @@ def find_program(engine: str) -> str:
             return os.path.realpath(path)
     variable = "IPCCTL_JS_BUN" if engine == "bun" else "IPCCTL_JS_NODE"
     if chosen := os.environ.get(variable):
-        raise RuntimeError(f"ipcctl.js: {variable} names {chosen!r}, which is no program; {way_out}")
+        raise RuntimeError(f"ipcctl.js: {variable} names {chosen!r}, which is no program of {needed}; {way_out}")
     raise RuntimeError(f"ipcctl.js: no {needed}, was found, which runs JavaScript; {way_out}")
 
 

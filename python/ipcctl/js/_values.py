@@ -94,7 +94,8 @@ class Lowering:
         if _types.share is not None and is_shared(value):
             return value
         self._pay(size)
-        return value if size < LARGE_BYTES_TO_ENGINE else _once(value, size)
+        made = _once(value, size) if size >= LARGE_BYTES_TO_ENGINE else None
+        return made if made is not None else value if type(value) is not memoryview else _lowered(value)
 
     def _enter(self, value: Any, what: str) -> int:
         identity = id(value)
@@ -151,6 +152,7 @@ class Lowering:
         if _is_array(value):
             if _types.share is None or not is_shared(value):
                 self._pay(memoryview(value).nbytes if type(value).__name__ == "array" else int(value.nbytes))
+                return _lowered(value)
             return value
         for convert in (lambda: int(value.__index__()), lambda: float(value.__float__())):
             try:
@@ -167,14 +169,29 @@ class Lowering:
         )
 
 
-def _once(value: Any, size: int) -> Any:
-    """The same in memory that JavaScript gets as its own: copied once. As it is where there is no such memory."""
+def _once(value: Any, size: int) -> memoryview | None:
+    """The same in memory that JavaScript gets as its own: copied once. None where there is no such memory, or of a form
+    that this one cannot have.
+    """
     try:
         memory = shared(size)
-    except OSError:
-        return value
-    memory[:] = value if type(value) is not memoryview else value.cast("B")
-    return memory
+        if type(value) is not memoryview:
+            memory[:] = value
+            return memory
+        memory[:] = value.cast("B")
+        return memory.cast(value.format, value.shape)  # type: ignore[call-overload,no-any-return]
+    except (OSError, TypeError, ValueError):
+        return None
+
+
+def _lowered(value: Any) -> Any:
+    """Of an array what the codec would make of it. :raises ValueRefused: that says what to do"""
+    try:
+        tag, form = _types.lower(value)
+    except _types.Refused as error:
+        said = str(error).removeprefix("cannot send ")
+        raise ValueRefused(f"Unsupported Python type for JSValue conversion: {said}") from None
+    return form if tag is None else _types.Tagged(tag, form)
 
 
 def _bytes_of(text: str) -> int:
