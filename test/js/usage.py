@@ -10,6 +10,7 @@ import io
 import os
 import resource
 import subprocess
+import sys
 import tempfile
 import warnings
 from typing import Any
@@ -372,6 +373,20 @@ def machine_code(js: Any) -> None:
     expect("no machine code" in str(told[0].message), str(told[0].message))
     more["BUN_JSC_useJIT"] = "0"
     fails(lambda: js.Runtime(js.RuntimeConfig(max_memory=62 << 20, engine="bun")), RuntimeError, "machine code")
+
+
+@case("The command ends without a word where its reader has ended, and says that a disk is full")
+def command_output(_: Any) -> None:
+    for code in ("for (let at = 0; at < 1e5; at++) console.log(at)", "'x'.repeat(1e6)"):
+        command = [sys.executable, "-m", "ipcctl.js", "-c", code]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            assert child.stdout is not None and child.stderr is not None
+            child.stdout.read(2)
+            child.stdout.close()
+            equal((child.stderr.read(), child.wait(20)), (b"", 141))
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "ipcctl.js", "-c", "1"], stdout=full, stderr=subprocess.PIPE)
+    equal((done.stderr, done.returncode), (b"Error: [Errno 28] No space left on device\n", 1))
 
 
 if __name__ == "__main__":

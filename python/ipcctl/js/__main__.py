@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from . import JavaScriptError, Runtime, RuntimeConfig, undefined
@@ -25,11 +26,15 @@ def main(argv: list[str] | None = None) -> int:
             value = runtime.eval(code)
         if value is not undefined:
             print(value)
+        sys.stdout.flush()
     except JavaScriptError as error:
         print(f"JavaScript Error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # as other commands whose reader has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
