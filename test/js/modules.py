@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from ipcctl import _contract
 from cases import Took, case, equal, expect, fails, in_thread, main, until
 
 #: What code can see of the realm that a value comes from: "undefined" is the guest's own.
@@ -104,6 +105,30 @@ def recursion(js: Any) -> None:
         equal(one.eval_module("start"), {"end": "end"})
         fails(lambda: one.eval_module("self", timeout=0.2), js.JsTimeout, "timed out")
         equal(one.eval("1 + 1"), 2)
+
+
+@case("a request that waits ends though an interrupt takes the message away that ends it", only_ours=True)
+def lost_cancels(js: Any) -> None:
+    with runtime(js, {"self": "await import('self')"}) as one:
+        session, lost = one._session, []
+        send = session.send_quietly
+
+        def lose_the_first(message: list[Any]) -> None:
+            if message[0] == _contract.TO_ENGINE_CANCEL and not lost:
+                lost.append(message)
+            else:
+                send(message)
+
+        session.send_quietly = lose_the_first
+        fails(lambda: one.eval_module("self", timeout=0.2), js.JsTimeout, "timed out")
+        equal((len(lost), one.eval("1 + 1")), (1, 2))
+        lost.clear()
+
+        async def ask() -> None:
+            await asyncio.wait_for(one.eval_async("new Promise(() => {})"), 0.1)
+
+        fails(lambda: asyncio.run(ask()), TimeoutError)
+        equal((len(lost), one.eval("1 + 1")), (1, 2))
 
 
 @case("top-level await is waited for, with timers and import() in it")

@@ -390,14 +390,13 @@ class Session:
         if request.is_done or self.ended is not None or self._is_held(request):
             return
         request.is_stopped = True
-        self.send_quietly([TO_ENGINE_CANCEL, request.number])
         until = time.monotonic() + _GRACE_SECONDS
         request.inbox = None
         while not request.is_done and self.ended is None:
             if time.monotonic() >= until:
                 self.kill("it did not end when it was interrupted")
                 return
-            self.interrupt()
+            self._end_now(request)
             try:
                 self._serve(request, time.monotonic() + _AGAIN_SECONDS)
             except BaseException:
@@ -438,9 +437,16 @@ class Session:
                     self._changed.wait(min(left, _FOLLOW_SECONDS))
             if request.is_done or self.ended is not None:
                 return
-            self.interrupt()
+            self._end_now(request)
             until = time.monotonic() + _AGAIN_SECONDS
         self.kill("it did not end when it was cancelled")
+
+    def _end_now(self, request: Request) -> None:
+        """What waits ends by CANCEL, and what computes by the interrupt, which may come in the midst of taking CANCEL:
+        then that is lost, and the next one counts.
+        """
+        self.send_quietly([TO_ENGINE_CANCEL, request.number])
+        self.interrupt()
 
     # ---- reading ----
 
@@ -504,6 +510,8 @@ class Session:
 
     def _take(self, message: Any) -> list[Any] | None:
         kind, number = message[0], message[1]
+        if kind == FROM_ENGINE_INVOKE:
+            return self._invoke(message)
         if self._said and number in self._said and kind in _ENDS:
             self._said[number].append(message)  # it has its answer after all that it was told before
         elif kind == FROM_ENGINE_RESULT:
@@ -520,8 +528,6 @@ class Session:
                     raise ValueError("a read that is pending")
                 request.is_pending = True
                 request.context = contextvars.copy_context()
-        elif kind == FROM_ENGINE_INVOKE:
-            return self._invoke(message)
         elif kind == FROM_ENGINE_PRINT:
             self._pass_on(int(number), str(message[2]), str(message[3]))
         elif kind == FROM_ENGINE_DROP:
@@ -630,9 +636,14 @@ class Session:
             request.stop = error
             self.throw(number, RuntimeError("interrupted"))
             raise
-        if value is None or type(value) in _SCALARS:
+        if value is not None and type(value) not in _SCALARS:
+            return self.answer(number, value)
+        if self.released or self.ended is not None:
             return self.send_quietly([TO_ENGINE_RETURN, number, value])
-        self.answer(number, value)
+        try:  # as send() does, with fewer calls: most functions return such a value
+            self._end.put(dumps([TO_ENGINE_RETURN, number, value], MESSAGE_BYTES_MAX))
+        except BrokenChannel as error:
+            self.finish(str(error))
 
     def answer(self, number: int, value: Any) -> None:
         try:
