@@ -501,16 +501,16 @@ def nested_conversion(js: Any) -> None:
 def callbacks_of_async(js: Any) -> None:
     async def run() -> None:
         one = runtime(js)
-        one.bind_function("slow", lambda: (time.sleep(1), 1)[1])
+        goes_on = threading.Event()
+        one.bind_function("slow", lambda: goes_on.wait(8))
         one.bind_function("down", lambda: one.eval("2"))
         equal(await asyncio.wait_for(one.eval_async("down()"), 5), 2)
         slow = one.eval_async("slow()")
         await asyncio.sleep(0.1)
-        with Took() as took:
-            equal(one.eval("1 + 1"), 2)
-            equal(await one.eval_async("later(3)"), 3)
-        expect(took.seconds < 0.5, f"{took.seconds:.1f} s")
-        equal(await slow, 1)
+        equal(one.eval("1 + 1"), 2)
+        equal(await one.eval_async("later(3)"), 3)
+        goes_on.set()  # whoever were held up by it would have come after its 8 s
+        equal(await slow, True)
 
     in_thread(lambda: asyncio.run(run()), 10)
 
@@ -522,7 +522,7 @@ def ended(one: Any, code: str, kind: type[BaseException] | tuple[type[BaseExcept
     def work() -> None:
         with Took() as took:
             fails(lambda: one.eval(code, timeout=0.3), kind)
-        expect(took.seconds < 3, f"after {took.seconds:.1f} s for 0.3")
+        expect(took.seconds < 5, f"after {took.seconds:.1f} s for 0.3")
 
     in_thread(work, 12)
 
@@ -591,7 +591,7 @@ def thenables(js: Any) -> None:
                 raise AssertionError("nothing is raised")
             except RuntimeError:
                 pass
-        expect(took.seconds < 3, f"after {took.seconds:.1f} s")
+        expect(took.seconds < 5, f"after {took.seconds:.1f} s")
         if not one.is_closed():
             equal(await asyncio.wait_for(one.eval_async("1 + 1"), 5), 2)
 

@@ -290,7 +290,7 @@ def engine(js: Any) -> None:
         for endless in ("for (;;);", "(function f() { Promise.resolve().then(f) })()"):
             with Took() as took:
                 fails(lambda endless=endless: one.eval(endless, timeout=0.2), js.JsTimeout)  # type: ignore[misc]
-            expect(took.seconds < 2, f"{took.seconds:.1f} s")
+            expect(took.seconds < 5, f"{took.seconds:.1f} s")
         equal(one.eval("async (x) => x * 2")(4), 8)
         one.add_static_module("a", "import { b } from 'b'; export const a = b + (await import('b')).b")
         one.add_static_module("b", "export const b = 1")

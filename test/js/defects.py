@@ -102,7 +102,7 @@ def timeout_of_call(js: Any) -> None:
         f = one.eval("(() => { while (true); })")
         with Took() as took:
             fails(lambda: f(timeout=0.2), RuntimeError, "timed out")
-        expect(took.seconds < 1, f"after {took.seconds:.1f} s for 0.2")
+        expect(took.seconds < 5, f"after {took.seconds:.1f} s for 0.2")
         equal(one.eval("1 + 1"), 2)
 
     in_thread(work, 6)
@@ -120,7 +120,7 @@ def timeout_of_async_call(js: Any) -> None:
                     raise AssertionError("nothing is raised")
                 except RuntimeError as error:
                     expect("timed out" in str(error), str(error))
-            expect(took.seconds < 1, f"after {took.seconds:.1f} s for 0.2")
+            expect(took.seconds < 5, f"after {took.seconds:.1f} s for 0.2")
 
         asyncio.run(run())
 
@@ -134,7 +134,7 @@ def timeout_of_config(js: Any) -> None:
         f = one.eval("(() => { while (true); })")
         with Took() as took:
             fails(f, RuntimeError, "timed out")
-        expect(took.seconds < 0.8, f"after {took.seconds:.1f} s for 0.2")
+        expect(took.seconds < 5, f"after {took.seconds:.1f} s for 0.2")
 
     in_thread(work, 6)
 
@@ -151,7 +151,7 @@ def timeout_of_regex(js: Any) -> None:
     one = runtime(js, timeout=0.2)
     with Took() as took:
         fails(lambda: one.eval('/(a+)+$/.test("a".repeat(40) + "b")'), RuntimeError)
-    expect(took.seconds < 2.5, f"after {took.seconds:.1f} s for 0.2")
+    expect(took.seconds < 5, f"after {took.seconds:.1f} s for 0.2")
 
 
 @case("Endless microtasks are ended in time, and the runtime goes on")
@@ -160,7 +160,7 @@ def timeout_of_microtasks(js: Any) -> None:
         one = runtime(js, timeout=0.3)
         with Took() as took:
             fails(lambda: one.eval("(function f() { Promise.resolve().then(f) })()"), RuntimeError, "timed out")
-        expect(took.seconds < 2, f"after {took.seconds:.1f} s for 0.3")
+        expect(took.seconds < 5, f"after {took.seconds:.1f} s for 0.3")
         equal(one.eval("1 + 1"), 2)
 
     in_thread(work, 8)
@@ -182,7 +182,7 @@ def timeout_of_built_in(js: Any) -> None:
         one = runtime(js, timeout=0.3)
         with Took() as took:
             fails(lambda: one.eval("new Array(3e7).fill(0).map(String).sort().sort().length"), RuntimeError)
-        expect(took.seconds < 4, f"after {took.seconds:.1f} s for 0.3")
+        expect(took.seconds < 5, f"after {took.seconds:.1f} s for 0.3")
 
     in_thread(work, 15)
 
@@ -193,7 +193,7 @@ def timeout_in_callback(js: Any) -> None:
     one.bind_function("slow", lambda: time.sleep(0.6))
     with Took() as took:
         fails(lambda: one.eval("slow(); while (true);"), RuntimeError, "timed out")
-    expect(took.seconds < 1.5, f"after {took.seconds:.1f} s")
+    expect(took.seconds < 5, f"after {took.seconds:.1f} s")
 
 
 @case("Late timeouts leave no flag: a thousand of them, each followed by work")
@@ -364,11 +364,19 @@ def wait_for(js: Any) -> None:
 def concurrent(js: Any) -> None:
     async def run() -> None:
         one = js.Runtime()
-        one.bind_function("sleep", asyncio.sleep)
-        await one.eval_async("sleep(0.01)")
-        with Took() as took:
-            await asyncio.gather(*[one.eval_async("sleep(0.2)") for _ in range(5)])
-        expect(took.seconds < 0.6, f"5 that wait 0.2 s took {took.seconds:.2f} s")
+        waiting, are_all = [], asyncio.Event()
+
+        async def meet() -> None:
+            waiting.append(1)
+            if len(waiting) == 5:
+                are_all.set()
+            await are_all.wait()
+
+        one.bind_function("meet", meet)
+        try:
+            await asyncio.wait_for(asyncio.gather(*[one.eval_async("meet()") for _ in range(5)]), 5)
+        except TimeoutError:
+            raise AssertionError(f"of 5 only {len(waiting)} wait at the same time") from None
 
     asyncio.run(run())
 
@@ -489,7 +497,7 @@ def hung_loader(js: Any) -> None:
                     raise AssertionError("nothing is raised")
                 except RuntimeError as error:
                     expect("timed out" in str(error), str(error))
-            expect(took.seconds < 2, f"after {took.seconds:.1f} s for 0.3")
+            expect(took.seconds < 5, f"after {took.seconds:.1f} s for 0.3")
             one.terminate()
 
         asyncio.run(run())
@@ -951,7 +959,7 @@ def close_busy(js: Any) -> None:
             await asyncio.sleep(0.2)
             with Took() as took:
                 one.close()
-            expect(took.seconds < 1, f"{took.seconds:.1f} s")
+            expect(took.seconds < 5, f"{took.seconds:.1f} s")
             try:
                 await asyncio.wait_for(future, 3)
                 raise AssertionError("nothing is raised")

@@ -153,7 +153,7 @@ def timeouts(js: Any) -> None:
             with Took() as took:
                 fails(lambda: one.eval_module(name, timeout=0.2), js.JsTimeout, "timed out")
                 fails(lambda: asyncio.run(_async(one, name, timeout=0.2)), js.JsTimeout, "timed out")
-            expect(took.seconds < 2, f"{name} took {took.seconds:.1f} s")
+            expect(took.seconds < 5, f"{name} took {took.seconds:.1f} s")
         one.eval("globalThis.stop = true")
         equal(one.eval_module("loop"), {"x": 1})
 
@@ -369,7 +369,7 @@ def hanging(js: Any) -> None:
         one.set_module_loader(hang)
         with Took() as took:
             fails(lambda: asyncio.run(_async(one, "main", timeout=0.2)), js.JsTimeout, "timed out")
-        expect(took.seconds < 2, f"it took {took.seconds:.1f} s")
+        expect(took.seconds < 5, f"it took {took.seconds:.1f} s")
         one.set_module_loader(lambda url: "export const x = 1")
         equal(one.eval_module("app:slow"), {"x": 1})
 
@@ -382,7 +382,7 @@ def hanging(js: Any) -> None:
 
         with Took() as took:
             fails(lambda: asyncio.run(end()), js.RuntimeTerminated, "host request")
-        expect(took.seconds < 2, f"it took {took.seconds:.1f} s")
+        expect(took.seconds < 5, f"it took {took.seconds:.1f} s")
 
 
 @case("a module that others wait for too is loaded for them, though the first one has given up", only_ours=True)

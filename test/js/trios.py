@@ -40,10 +40,19 @@ def awaits(js: Any) -> None:
         f = one.eval("(async (n) => await later(n) + 1)")
         equal(await f.call_async(1), 2)
         equal(await f(2), 3)
-        with Took() as took:
-            started = [one.eval_async(f"later({n})") for n in range(5)]
+        waiting, are_all = [], trio.Event()
+
+        async def meet(n: int) -> int:
+            waiting.append(n)
+            if len(waiting) == 5:
+                are_all.set()
+            await are_all.wait()
+            return n
+
+        one.bind_function("meet", meet)
+        with trio.fail_after(5):
+            started = [one.eval_async(f"meet({n})") for n in range(5)]
             equal([await each for each in started], [0, 1, 2, 3, 4])
-        expect(took.seconds < 0.2, f"5 that wait 0.05 s took {took.seconds:.2f} s")
         equal([item async for item in one.eval("new ReadableStream({ start(c) { c.enqueue(1); c.close() } })")], [1])
 
     under_trio(js, work)
@@ -78,7 +87,7 @@ def timeouts(js: Any) -> None:
                     raise AssertionError("nothing is raised")
                 except js.JsTimeout:
                     pass
-            expect(took.seconds < 1, f"{took.seconds:.1f} s")
+            expect(took.seconds < 5, f"{took.seconds:.1f} s")
         equal(await one.eval_async("1 + 1"), 2)
 
     under_trio(js, work)
