@@ -386,7 +386,7 @@ class Engine:
         if number == signal.SIGXCPU or (number == signal.SIGKILL and max_cpu is not None and used >= max_cpu):
             return "processor time limit exceeded"
         if number in CRASHES and max_memory is not None:
-            return f"{_exceeded(max_memory)} (killed by signal {number})"
+            return _exceeded(max_memory)  # as whoever looks at it says, who may come first
         return f"killed by signal {number}"
 
     def close(self) -> None:
