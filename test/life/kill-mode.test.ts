@@ -83,8 +83,7 @@ async function stopsAt(name: string, by: () => Promise<unknown>, asked = "asked"
   let isDone = false;
   const done = by().finally(() => (isDone = true));
   await waitUntil(() => existsSync(join(home.dir, `${asked}-${pid}`)), `${name} is asked to end`);
-  writeFileSync(join(home.dir, `go-${pid}`), "");
-  // A reload asks the instance that stood in meanwhile, too: unless that has ended before it could have a job.
+  // And in a reload the instance that stood in meanwhile, unless that has ended before it could have a job.
   const goOn = (): void => {
     for (const file of readdirSync(home.dir))
       if (file.startsWith(`${asked}-`)) writeFileSync(join(home.dir, file.replace(asked, "go")), "");
