@@ -59,6 +59,8 @@ export const LET_GO_TOPIC = "table.let_go";
 /** Tools of the host itself for a worker whose policy grants runtimes of JavaScript. */
 export const START_RUNTIME = "core.start_runtime";
 export const INTERRUPT_RUNTIME = "core.interrupt_runtime";
+/** Why the daemon has ended one, of which the kernel says only by which signal. */
+export const EXPLAIN_RUNTIME = "core.explain_runtime";
 /** The variable of a worker that says how many it may have at once. */
 export const RUNTIMES_VARIABLE = "IPCCTL_RUNTIMES";
 

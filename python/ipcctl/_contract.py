@@ -20,6 +20,7 @@ CANCEL_TOPIC = "tool.cancel"
 LET_GO_TOPIC = "table.let_go"
 START_RUNTIME = "core.start_runtime"
 INTERRUPT_RUNTIME = "core.interrupt_runtime"
+EXPLAIN_RUNTIME = "core.explain_runtime"
 RUNTIMES_VARIABLE = "IPCCTL_RUNTIMES"
 
 # How an engine is started and confined.

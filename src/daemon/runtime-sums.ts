@@ -1,4 +1,5 @@
 /** What a worker and its runtimes of JavaScript use together: the limits of its policy are for all of them. */
+import { formatBytes } from "../base/units.ts";
 import type { WorkerEvent } from "../protocol/responses.ts";
 import { childrenByParent, descendantsOf, readProcesses, TICKS_PER_SECOND, type Process } from "../shim/proc.ts";
 import { ownMemoryOf } from "../workers/usage.ts";
@@ -17,14 +18,25 @@ export type RuntimeSumsDeps = {
   readonly tell: (worker: Worker, event: WorkerEvent) => void;
 };
 
+/** What is known of the runtimes of one worker. */
+type Known = {
+  readonly runtimes: Set<Worker>;
+  /** Seconds of processor time of those of them that have ended. */
+  spent: number;
+  /** Why some of them were ended, by their names, until somebody asks. */
+  readonly reasons: Map<string, string>;
+};
+/** A worker that never asks keeps no more. */
+const REASONS_MAX = 50;
+
 type Part = { readonly runtime: Worker; readonly own: number; readonly seconds: number };
 type Resource = "memory" | "cpu";
 
 /** The kernel limits each of them for itself; without a control group nobody but us adds that up. */
 export class RuntimeSums implements Disposable {
   readonly #deps: RuntimeSumsDeps;
-  /** By the process of a worker its runtimes, and the processor time of those of them that have ended. */
-  readonly #known = new Map<number, { readonly runtimes: Set<Worker>; spent: number }>();
+  /** By the process of a worker. */
+  readonly #known = new Map<number, Known>();
   #timer: Timer | undefined;
 
   constructor(deps: RuntimeSumsDeps) {
@@ -33,7 +45,7 @@ export class RuntimeSums implements Disposable {
 
   /** From its start on. */
   watch(pid: number, runtime: Worker): void {
-    const known = this.#known.get(pid) ?? { runtimes: new Set(), spent: 0 };
+    const known = this.#known.get(pid) ?? { runtimes: new Set(), spent: 0, reasons: new Map() };
     this.#known.set(pid, known);
     known.runtimes.add(runtime);
     if (this.#timer !== undefined) return;
@@ -59,6 +71,21 @@ export class RuntimeSums implements Disposable {
     return [worker, ...runtimes].reduce((left, one) => left - trees.secondsOf(one), cpuSeconds - spent);
   }
 
+  /** Why a runtime of this process was ended here, once; null if it was not. */
+  takeReason(pid: number, name: string): string | null {
+    const reasons = this.#known.get(pid)?.reasons;
+    const reason = reasons?.get(name) ?? null;
+    reasons?.delete(name);
+    return reason;
+  }
+
+  #end(pid: number, runtime: Worker, reason: string): void {
+    const reasons = this.#known.get(pid)?.reasons;
+    reasons?.set(runtime.id, reason);
+    if (reasons !== undefined && reasons.size > REASONS_MAX) reasons.delete(reasons.keys().next().value!);
+    this.#deps.end(runtime);
+  }
+
   #look(): void {
     const all = this.#deps.all();
     const going = new Set(all.map(({ pid }) => pid));
@@ -78,7 +105,8 @@ export class RuntimeSums implements Disposable {
     });
     const end = (resource: Resource, limit: number, current: number, by: (one: Part) => number): void => {
       this.#deps.tell(worker, { type: "resource_limit_exceeded", resource, limit, current });
-      this.#deps.end(parts.reduce((most, one) => (by(one) > by(most) ? one : most)).runtime);
+      const { runtime } = parts.reduce((most, one) => (by(one) > by(most) ? one : most));
+      this.#end(pid, runtime, REASONS[resource](limit, current));
     };
     const sum = (first: number, by: (one: Part) => number): number => parts.reduce((all, one) => all + by(one), first);
     const own = memory === null ? 0 : sum(ownMemoryOf(trees.of(worker)), (one) => one.own);
@@ -92,6 +120,13 @@ export class RuntimeSums implements Disposable {
     this.#timer = undefined;
   }
 }
+
+const REASONS: Readonly<Record<Resource, (limit: number, current: number) => string>> = {
+  memory: (limit, current) =>
+    `this worker and its runtimes had ${formatBytes(current)} of memory together, and may have ${formatBytes(limit)}`,
+  cpu: (limit, current) =>
+    `this worker and its runtimes used ${current.toFixed(1)} s of processor time together, and may use ${limit} s`,
+};
 
 /** Of one look at all processes. */
 class Trees {

@@ -7,7 +7,7 @@ import { realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { z } from "zod";
 import { ENGINE_START } from "../../contract/engine.ts";
-import { INTERRUPT_RUNTIME, START_RUNTIME } from "../../contract/host.ts";
+import { EXPLAIN_RUNTIME, INTERRUPT_RUNTIME, START_RUNTIME } from "../../contract/host.ts";
 import { SCOPE } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { ROOT, SHIM_BINARY } from "../base/install.ts";
@@ -104,6 +104,7 @@ export class WorkerRuntimes implements Disposable {
     const pid = worker?.live?.pid;
     if (worker === undefined || pid === undefined) throw new Error("the run is over");
     if (tool === INTERRUPT_RUNTIME) return this.#interrupt(pid, (args as { readonly name: string }).name);
+    if (tool === EXPLAIN_RUNTIME) return { why: this.#sums.takeReason(pid, (args as { readonly name: string }).name) };
     if (tool !== START_RUNTIME) throw new Error(`${tool} is not known`);
     const before = this.#turns.get(pid);
     const turn = (async () => {

@@ -1,6 +1,6 @@
 /** Tools that every session has, answered by the host itself. They tell a worker nothing but what is about itself. */
 import { ENGINE_START } from "../../contract/engine.ts";
-import { INTERRUPT_RUNTIME, START_RUNTIME } from "../../contract/host.ts";
+import { EXPLAIN_RUNTIME, INTERRUPT_RUNTIME, START_RUNTIME } from "../../contract/host.ts";
 import { limit } from "../base/limits.ts";
 import type { Rate } from "./buckets.ts";
 import { CORE, hostTool, type HostTool, type ToolManifest } from "./host-tools.ts";
@@ -91,6 +91,11 @@ export const CORE_TOOLS: ReadonlyMap<string, HostTool> = new Map(
 
 const NAMES_MAX = limit("policyHosts");
 
+const NAMED = {
+  ...{ type: "object", additionalProperties: false, required: ["name"] },
+  properties: { name: { type: "string" } },
+};
+
 /** For a worker whose policy grants runtimes of JavaScript: the package asks, and the daemon carries it out. */
 export const RUNTIME_TOOLS: ReadonlyMap<string, HostTool> = new Map(
   [
@@ -113,10 +118,11 @@ export const RUNTIME_TOOLS: ReadonlyMap<string, HostTool> = new Map(
     },
     {
       ...{ name: INTERRUPT_RUNTIME, description: "Ends what code of a runtime computes." },
-      arguments_schema: {
-        ...{ type: "object", additionalProperties: false, required: ["name"] },
-        properties: { name: { type: "string" } },
-      },
+      arguments_schema: NAMED,
+    },
+    {
+      ...{ name: EXPLAIN_RUNTIME, description: "Why a runtime was ended, if that was for a limit of its worker." },
+      arguments_schema: NAMED,
     },
   ].map(({ name, ...manifest }) => {
     const whole = { ...manifest, name: name.slice(CORE.length + 1), risk_level: "low", idempotent: true } as const;

@@ -1,5 +1,5 @@
 /** What a worker can call, and which of it a session may. */
-import { INTERRUPT_RUNTIME, START_RUNTIME } from "../../contract/host.ts";
+import { EXPLAIN_RUNTIME, INTERRUPT_RUNTIME, START_RUNTIME } from "../../contract/host.ts";
 import { parseRate, type Rate } from "./buckets.ts";
 import { compileSchema } from "./schemas.ts";
 import type { JsonObject } from "./wire.ts";
@@ -100,7 +100,7 @@ export class Grants {
 /** The plugin of the tools that every session has; no other one can be called so. */
 export const CORE = "core";
 
-const OF_RUNTIMES: ReadonlySet<string> = new Set([START_RUNTIME, INTERRUPT_RUNTIME]);
+const OF_RUNTIMES: ReadonlySet<string> = new Set([START_RUNTIME, INTERRUPT_RUNTIME, EXPLAIN_RUNTIME]);
 
 function globPattern(glob: string): RegExp {
   return new RegExp(`^${glob.replaceAll(/[\\^$.+?()[\]{}|/-]/g, "\\$&").replaceAll(/\*+/g, ".*")}$`);

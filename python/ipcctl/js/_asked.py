@@ -22,6 +22,8 @@ from ._template import PASSED, WAY_OUT, Options, needed_by, readable
 
 #: The channel is sent before the answer.
 _RELAY_SECONDS = 5.0
+#: Whoever used the runtime waits for it.
+_EXPLAIN_SECONDS = 2.0
 
 
 class Asked(Owned):
@@ -88,6 +90,17 @@ class Asked(Owned):
             call(_contract.INTERRUPT_RUNTIME, name=self._name)
         except HostError:
             pass  # whoever waits for it kills it after a while
+
+    def how_it_ended(self) -> str:
+        """The daemon ends one where the sum of a worker's runtimes is too high, and knows why."""
+        how = super().how_it_ended()
+        if self.record().get("kind") != "signal":
+            return how
+        try:
+            told = call(_contract.EXPLAIN_RUNTIME, deadline=_EXPLAIN_SECONDS, name=self._name)
+        except HostError:
+            return how  # nobody is there who knows
+        return told["why"] or how
 
     def failed(self, why: str) -> RuntimeError:
         self.kill()
