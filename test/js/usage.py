@@ -82,6 +82,26 @@ def wrong_arguments(js: Any) -> None:
         equal(runtime.eval("1"), 1)
 
 
+@case("What JavaScript cannot have is told with its place in what was sent")
+def places(js: Any) -> None:
+    with js.Runtime() as runtime:
+        back = runtime.eval("(x) => x")
+        far: Any = object()
+        for _ in range(20):
+            far = [far]
+        for value, place in (
+            ({"a": [1, object()]}, "(at ['a'][1])"),
+            ([1, {"k": (3, {"z": "\ud800"})}], "(at [1]['k'][1]['z'])"),
+            ([1, {"\ud800": 2}], "(at [1]['\\ud800'])"),
+            ({"x" * 1000: object()}, f"(at ['{'x' * 39}]"),
+            (far, f"(at {'[0]' * 8}…)"),
+        ):
+            fails(lambda value=value: back(value), RuntimeError, place)
+        fails(lambda: runtime.bind_object("o", {"a": {"b": object()}}), RuntimeError, "(at ['a']['b'])")
+        plain = fails(lambda: back(object()), RuntimeError, "Unsupported Python type")
+        expect("(at" not in str(plain), "what is sent is the value itself")
+
+
 @case("Times and sizes beyond all clocks and memories are as good as none")
 def huge(js: Any) -> None:
     with js.Runtime(timeout=1e300, max_cpu=1e300, max_memory=1 << 90, max_serialization_bytes=1 << 90) as runtime:

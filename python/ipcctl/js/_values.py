@@ -17,12 +17,30 @@ from .._types import Tagged, Undefined, undefined
 
 _SAFE = 2**53 - 1
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+#: Of the way to a value that is refused: more are not read by anybody.
+_PLACE_PARTS = 8
+_PLACE_CHARS = 40
 #: What values count towards the limit on their bytes.
 _COST_TEXT, _COST_NUMBER, _COST_LIST, _COST_ITEM, _COST_DICT = 16, 8, 16, 8, 24
 
 
 class ValueRefused(RuntimeError):
     """A value that JavaScript cannot have."""
+
+    #: Where it is in what was sent, from the inside out.
+    _place: tuple[str, ...] = ()
+
+    def inside(self, part: str) -> None:
+        """What it is a part of has it there."""
+        self._place += (part,)
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if not self._place:
+            return text
+        parts = self._place[: -_PLACE_PARTS - 1 : -1]
+        more = "…" if len(self._place) > len(parts) else ""
+        return f"{text} (at {''.join(parts)}{more})"
 
 
 class Limits:
@@ -107,7 +125,13 @@ class Lowering:
     def _items(self, value: Any, what: str, depth: int) -> list[Any]:
         identity = self._enter(value, what)
         self._pay(_COST_LIST + _COST_ITEM * len(value))
-        made = [self.value(one, depth + 1) for one in value]
+        made: list[Any] = []
+        try:
+            for one in value:
+                made.append(self.value(one, depth + 1))
+        except ValueRefused as error:
+            error.inside(f"[{len(made)}]")
+            raise
         self._open.discard(identity)
         return made
 
@@ -115,13 +139,18 @@ class Lowering:
         identity = self._enter(value, "dict")
         self._pay(_COST_DICT + _COST_LIST * len(value))
         made = {}
-        for key, one in value.items():
-            if not isinstance(key, str):
-                raise TypeError(
-                    f"a dict with the key {key!r} has no counterpart in JavaScript; its keys must be strings"
-                )
-            self._pay((len(key) if key.isascii() else _bytes_of(key)) + _COST_ITEM)
-            made[str(key)] = self.value(one, depth + 1, key)
+        key: Any = ""
+        try:
+            for key, one in value.items():
+                if not isinstance(key, str):
+                    raise TypeError(
+                        f"a dict with the key {key!r} has no counterpart in JavaScript; its keys must be strings"
+                    )
+                self._pay((len(key) if key.isascii() else _bytes_of(key)) + _COST_ITEM)
+                made[str(key)] = self.value(one, depth + 1, key)
+        except ValueRefused as error:
+            error.inside(f"[{key!r:.{_PLACE_CHARS}}]")
+            raise
         self._open.discard(identity)
         return made
 
