@@ -21,6 +21,8 @@
 #include <unistd.h>
 
 #define LEFTOVER_GRACE_MS 2000u
+/* Most workers are gone within milliseconds and leave nothing: then nobody looks at all processes of the machine. */
+#define ALONE_FIRST_MS 50u
 
 struct ipc_run shim;
 
@@ -74,6 +76,13 @@ static void ask_leftovers_under_stop(void)
 
 static void kill_all(void)
 {
+	if (shim.spec.cgroup == NULL && shim.remote < 0 && !shim.is_worker_killed) {
+		kill(shim.pid, SIGKILL);
+		shim.is_worker_killed = true;
+		shim.kill_method = "subreaper";
+		shim.kill_at = ipc_now_ms() + ALONE_FIRST_MS;
+		return;
+	}
 	if (shim.remote >= 0)
 		kill(shim.pid, SIGKILL); /* its parent reports its end before it releases the pid */
 	shim.killed += ipc_tree_kill(shim.spec.cgroup, shim.pid, &shim.kill_method);
@@ -224,6 +233,10 @@ static void note_end(int status, const struct rusage *usage)
 	close(shim.lifeline);
 	shim.lifeline = -1;
 	ipc_run_tell_exited();
+	if (shim.is_worker_killed) {
+		shim.killed += ipc_tree_kill(shim.spec.cgroup, 0, &shim.kill_method);
+		shim.kill_at = IPC_NEVER;
+	}
 	advance(WORKER_EXITED);
 }
 

@@ -43,7 +43,8 @@ extern struct ipc_run {
 	pid_t pid;
 	uint64_t start_time, started_ns, started_boot_ns, ended_ns;
 	enum ipc_life life;
-	bool is_in_group, has_lost_owner, was_all_written, is_ready, is_stop_requested, is_wall_over, was_full;
+	bool is_in_group, is_worker_killed, has_lost_owner, was_all_written, is_ready, is_stop_requested, is_wall_over,
+		was_full;
 	int status, asked_signal;
 	struct rusage usage;
 	struct ipc_child_error child_error;
