@@ -8,6 +8,8 @@ import vm from "node:vm";
 import { Worker } from "node:worker_threads";
 import type { PromiseState, Settle } from "./engine-platform.ts";
 
+export { openStream as openBell } from "../base/platform.ts";
+
 type Ticks = { readonly _tickCallback: () => void };
 
 /** Does nothing within a microtask: those that wait run after it. */

@@ -1,8 +1,12 @@
 /** What Bun alone can do for the engine; `engine-platform-node.ts` is its twin. */
 import { drainMicrotasks, heapStats, numberOfDFGCompiles } from "bun:jsc";
 import { types } from "node:util";
+import type { OpenBell } from "../plane/channel.ts";
 
 export type PromiseState = { readonly kind: "none" | "pending" | "fulfilled" | "rejected"; readonly value?: unknown };
+
+/** A bell only says that there is something to look at. */
+const NO_BYTES = new Uint8Array(0);
 
 /** The one of the guest's realm. */
 export type Settle = (value: unknown, ok: (value: unknown) => void, bad: (error: unknown) => void) => void;
@@ -59,3 +63,23 @@ export function debug(_socket: number): void {
 export function collectGarbage(): void {
   Bun.gc(true);
 }
+
+/**
+ * Hears the bells of the channel. Bun wakes up each second for a socket that is open, and not for a stream of its. What
+ * that reads comes within a microtask, where none can be run: what is done then has a turn of its own.
+ */
+export const openBell: OpenBell = async ({ fd }, on) => {
+  const reader = Bun.file(fd).stream().getReader();
+  const close = (): void => void setImmediate(on.close);
+  const wait = (): void => void reader.read().then(({ done }) => (done ? close() : void setImmediate(hear)), close);
+  const hear = (): void => {
+    try {
+      on.data(NO_BYTES);
+    } finally {
+      wait();
+    }
+  };
+  wait();
+  // What is returned keeps the reader. That alone keeps the program alive.
+  return { terminate: () => void reader.cancel().catch(() => undefined), ref: () => undefined, unref: () => undefined };
+};

@@ -18,7 +18,7 @@ import { Encoder } from "../plane/cbor-encode.ts";
 import { BrokenChannel, Channel } from "../plane/channel.ts";
 import { CodecError, type NdArray, type TypedArray } from "../plane/values.ts";
 import type { OpenSegment } from "../plane/meet.ts";
-import { drain, promiseState, versionOf } from "./engine-platform.ts";
+import { drain, openBell, promiseState, versionOf } from "./engine-platform.ts";
 import type { Realm } from "./realm.ts";
 import { isEnding, isInterrupt, isOwn, isTimeout } from "./own-errors.ts";
 import { thrownRecord } from "./thrown.ts";
@@ -117,11 +117,15 @@ export class Session {
     (globalThis as Record<string, unknown>).ipcctlEntry = () => this.#work();
     this.#addCallers();
     this.#entry = new vm.Script("'use strict'; ipcctlEntry()", { filename: "ipcctl:entry" });
-    this.#channel = Channel.serve(segment, {
-      onMessage: (bytes) => this.#onMessage(bytes),
-      onInterrupt: () => undefined,
-      onClose: () => process.exit(0),
-    });
+    this.#channel = Channel.serve(
+      segment,
+      {
+        onMessage: (bytes) => this.#onMessage(bytes),
+        onInterrupt: () => undefined,
+        onClose: () => process.exit(0),
+      },
+      openBell,
+    );
     const { sharing } = this.#channel;
     sharing.adopt = (buffer) => realm.make.adopt(buffer);
     sharing.onForget = (number) => this.tell([TO.forget, number]);

@@ -5,7 +5,7 @@
 import { ENDED, LATENCY_CLASSES, PART, SEGMENT, STATISTICS } from "../../contract/segment.ts";
 import { ByteQueue } from "../base/byte-queue.ts";
 import { limit } from "../base/limits.ts";
-import { openStream, type StreamSocket } from "../base/platform.ts";
+import { openStream, type StreamEvents, type StreamSocket } from "../base/platform.ts";
 import { acceptOn } from "./meeting.ts";
 import { offerOn, openSegment, poker, type OpenSegment, type Poke } from "./meet.ts";
 import { busyPoll, type Awaited } from "./busy-poll.ts";
@@ -34,6 +34,10 @@ export type ChannelListener = {
   readonly onClose: (error: Error) => void;
 };
 
+type Bell = Pick<StreamSocket, "terminate" | "ref" | "unref">;
+/** Hears the bells of a channel, and the end of its connection. */
+export type OpenBell = (of: { readonly fd: number }, on: Pick<StreamEvents, "data" | "close">) => Promise<Bell>;
+
 export class Channel implements Disposable {
   /** The shim knows by this descriptor that we are alive; the memory stays mapped as long. */
   readonly #segment: OpenSegment;
@@ -50,7 +54,7 @@ export class Channel implements Disposable {
   readonly #rx: SharedRingBuffer;
   /** Bytes on it are bells; its end means that the worker is gone. */
   readonly #fd: number;
-  #socket: StreamSocket | undefined;
+  #socket: Bell | undefined;
   #isRef = true;
   readonly #listener: ChannelListener;
   /**
@@ -71,7 +75,13 @@ export class Channel implements Disposable {
   readonly #awaited: Awaited;
 
   /** @param poke of the side that offers: has code that runs look at what is to be interrupted */
-  private constructor(segment: OpenSegment, poke: Poke | undefined, listener: ChannelListener, isPassing = false) {
+  private constructor(
+    segment: OpenSegment,
+    poke: Poke | undefined,
+    listener: ChannelListener,
+    isPassing = false,
+    openBell: OpenBell = openStream,
+  ) {
     const { memory, bell, descriptors, capacity } = segment;
     this.#segment = segment;
     if (poke)
@@ -93,7 +103,7 @@ export class Channel implements Disposable {
     this.#fd = bell;
     this.#listener = listener;
     setImmediate(() => this.#isOpen && this.#sleep()); // the worker may have sent something already
-    void this.#hear();
+    void this.#hear(openBell);
   }
 
   /**
@@ -125,9 +135,9 @@ export class Channel implements Disposable {
     return new Channel(segment, () => undefined, listener, true);
   }
 
-  /** The serving end of one that was taken. */
-  static serve(segment: OpenSegment, listener: ChannelListener): Channel {
-    return new Channel(segment, undefined, listener);
+  /** The serving end of one that was taken. @param openBell how its bells are heard, if not as any stream */
+  static serve(segment: OpenSegment, listener: ChannelListener, openBell?: OpenBell): Channel {
+    return new Channel(segment, undefined, listener, false, openBell);
   }
 
   /** Of its layout: what the worker's runtime knows. */
@@ -345,9 +355,9 @@ export class Channel implements Disposable {
     ring(this.#fd);
   }
 
-  async #hear(): Promise<void> {
+  async #hear(openBell: OpenBell): Promise<void> {
     try {
-      this.#socket = await openStream(
+      this.#socket = await openBell(
         { fd: this.#fd },
         {
           data: () => {

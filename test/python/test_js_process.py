@@ -7,12 +7,14 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import textwrap
 import threading
+import time
 import unittest
 from typing import Any
 from unittest import mock
@@ -32,6 +34,8 @@ BUN = os.path.join(support.ROOT, "node_modules/bun/bin/bun.exe")
 OPEN_ENGINE = os.path.join(support.ROOT, "test/js/open-engine.ts")
 #: Within which memory beyond the limit is noticed, and how much of it there is by then.
 NOTICED_BYTES = 50 * MIB
+#: More than the second after which a socket that is open would wake Bun up.
+QUIET_SECONDS = 2.5
 
 home = tempfile.TemporaryDirectory(prefix="ipcctl-js-test-")
 engines = os.path.join(home.name, "engines")
@@ -197,6 +201,47 @@ class Life(unittest.TestCase):
         until(lambda: not os.path.exists(guest._shim._folder), "its folder is removed")
         left = {one for one in descriptors() - before if "memfd" in one[1] or "socket" in one[1]}
         self.assertEqual(left, set())
+
+    def test_one_that_waits_does_not_wake_up(self) -> None:
+        guest = self.start()
+        self.assertEqual(ask(guest, "1 + 1"), 2)
+
+        def wakes() -> int:
+            """Of the thread that runs JavaScript."""
+            with open(f"/proc/{guest.pid}/status", encoding="ascii") as file:
+                return sum(int(line.split()[1]) for line in file if "ctxt_switches" in line)
+
+        def is_quiet() -> bool:
+            before = wakes()
+            time.sleep(QUIET_SECONDS)
+            return wakes() == before
+
+        until(is_quiet, "it sleeps")
+        self.assertEqual(ask(guest, "6 * 7"), 42)
+
+    def test_more_bells_than_anybody_rings(self) -> None:
+        guest = self.start()
+        self.assertEqual(ask(guest, "1 + 1"), 2)
+        bell, resident = guest.end._bell, guest.resident_bytes()
+        is_over = threading.Event()
+
+        def flood() -> None:
+            while not is_over.is_set():
+                with contextlib.suppress(BlockingIOError):
+                    bell.send(b"\1" * 65_536)
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            for number in range(50):
+                self.assertEqual(ask(guest, f"{number} + 1"), number + 1)
+                time.sleep(0.01)
+        finally:
+            is_over.set()
+            thread.join()
+        self.assertLess(guest.resident_bytes() - resident, 100 * MIB)
+        bell.shutdown(socket.SHUT_RDWR)
+        self.assertEqual(guest.how_it_ended(DEADLINE), "exit status 0")
 
     def test_an_engine_that_is_killed(self) -> None:
         guest, beside = self.start(), self.start()
