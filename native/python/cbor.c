@@ -9,6 +9,10 @@
 /* Lists up to this length are allocated as announced; longer ones grow with what arrives. */
 #define TRUSTED_LENGTH 1024
 
+/* Hashes of numbers are known to everybody. Keys that are chosen to have one hash are compared with all others that
+ * have it: 400,000 of them would hold up Python for many minutes. */
+#define COLLISIONS_MAX 64
+
 /* An error while it is collected: its place is noted from the inside out as the calls return. */
 struct trouble {
 	const char *code; /* NULL while a Python exception, or nothing, is set */
@@ -601,6 +605,38 @@ static void unhashable(struct decoder *d)
 	}
 }
 
+/* How many keys of one container have about the same hash; all zero before the first. */
+struct crowd {
+	unsigned char *counts; /* from PyMem_Calloc */
+	int bits;
+};
+
+/* @param n how many keys there will be */
+static int join(struct decoder *d, struct crowd *c, uint64_t n, PyObject *key)
+{
+	if (n <= COLLISIONS_MAX || PyUnicode_Check(key)) /* hashes of text are secret */
+		return 0;
+	if (c->counts == NULL) {
+		for (c->bits = 1; n >> c->bits != 0;)
+			c->bits++;
+		c->counts = PyMem_Calloc((size_t)1 << c->bits, 1);
+		if (c->counts == NULL) {
+			PyErr_NoMemory();
+			return -1;
+		}
+	}
+	Py_hash_t hash = PyObject_Hash(key);
+	if (hash == -1) {
+		unhashable(d);
+		return -1;
+	}
+	uint64_t mixed = (uint64_t)hash * 0x9E3779B97F4A7C15u;
+	mixed = (mixed ^ mixed >> 32) * 0x9E3779B97F4A7C15u;
+	if (++c->counts[mixed >> (64 - c->bits)] <= COLLISIONS_MAX)
+		return 0;
+	return fail(&d->trouble, "MALFORMED", "more than %d keys with one hash", COLLISIONS_MAX);
+}
+
 static PyObject *decode_map(struct decoder *d, const struct head *h, int any_key)
 {
 	if (open_container(d, h, 2) < 0)
@@ -608,10 +644,13 @@ static PyObject *decode_map(struct decoder *d, const struct head *h, int any_key
 	PyObject *dict = PyDict_New();
 	if (dict == NULL)
 		return NULL;
+	struct crowd crowd = { 0 };
 	for (uint64_t i = 0; i < h->n; i++) {
 		PyObject *key = NULL, *value;
 		if (any_key) {
 			key = decode(d, 1);
+			if (key != NULL && join(d, &crowd, h->n, key) < 0)
+				Py_CLEAR(key);
 		} else {
 			struct head k;
 			if (read_head(d, &k) == 0) {
@@ -638,8 +677,10 @@ static PyObject *decode_map(struct decoder *d, const struct head *h, int any_key
 		}
 	}
 	d->depth--;
+	PyMem_Free(crowd.counts);
 	return dict;
 failed:
+	PyMem_Free(crowd.counts);
 	Py_DECREF(dict);
 	return NULL;
 }
@@ -651,21 +692,24 @@ static PyObject *decode_set(struct decoder *d, const struct head *h, int keys)
 	PyObject *set = PySet_New(NULL);
 	if (set == NULL)
 		return NULL;
+	struct crowd crowd = { 0 };
 	for (uint64_t i = 0; i < h->n; i++) {
 		PyObject *item = decode(d, 1);
 		int rc = -1;
 		if (item != NULL) {
-			rc = PySet_Add(set, item);
-			Py_DECREF(item);
-			if (rc < 0)
+			rc = join(d, &crowd, h->n, item);
+			if (rc == 0 && (rc = PySet_Add(set, item)) < 0)
 				unhashable(d);
+			Py_DECREF(item);
 		}
 		if (rc < 0) {
 			note_index(&d->trouble, (Py_ssize_t)i);
+			PyMem_Free(crowd.counts);
 			Py_DECREF(set);
 			return NULL;
 		}
 	}
+	PyMem_Free(crowd.counts);
 	d->depth--;
 	if (keys) {
 		PyObject *frozen = PyFrozenSet_New(set);

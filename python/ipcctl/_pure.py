@@ -88,6 +88,8 @@ def _head(major: int, n: int) -> bytes:
 _CHANGED = "changed while it was sent"
 #: Each level is usually lowered once; a value that is lowered to itself would overflow the stack.
 _FORMS_MAX = 2 * MAX_DEPTH
+#: As in cbor.c: hashes of numbers are known, and keys that have one hash are compared with each other.
+_COLLISIONS_MAX = 64
 
 
 class _Encoder:
@@ -363,9 +365,11 @@ class _Decoder:
     def map(self, n: int, at: int, any_key: bool) -> dict[Any, Any]:
         self.open(n, at, 2)
         items: dict[Any, Any] = {}
+        crowd: dict[int, int] = {}
         for _ in range(n):
             if any_key:
                 key = self.value(True)
+                self.join(crowd, n, key)
             else:
                 major, _info, length, where = self.head()
                 if major != 3:
@@ -386,9 +390,11 @@ class _Decoder:
     def set(self, n: int, at: int, keys: bool) -> Any:
         self.open(n, at, 1)
         items: set[Any] = set()
+        crowd: dict[int, int] = {}
         for index in range(n):
             try:
                 item = self.value(True)
+                self.join(crowd, n, item)
                 try:
                     items.add(item)
                 except (TypeError, ValueError):
@@ -398,6 +404,18 @@ class _Decoder:
                 raise
         self.depth -= 1
         return frozenset(items) if keys else items
+
+    def join(self, crowd: dict[int, int], n: int, key: Any) -> None:
+        """:param crowd: how many of the n keys have which hash"""
+        if n <= _COLLISIONS_MAX or isinstance(key, str):
+            return
+        try:
+            number = hash(key)
+        except (TypeError, ValueError):
+            self.unhashable()
+        crowd[number] = crowd.get(number, 0) + 1
+        if crowd[number] > _COLLISIONS_MAX:
+            raise _Trouble("MALFORMED", f"more than {_COLLISIONS_MAX} keys with one hash")
 
     def unhashable(self) -> NoReturn:
         raise _Trouble("MALFORMED", "a key or an element of a set that Python cannot hash") from None

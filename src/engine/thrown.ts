@@ -37,6 +37,8 @@ const OWN_FILE = FRAME.exec((new Error("").stack ?? "").split("\n")[1] ?? "")?.[
 const asText = String as (raw: unknown) => string;
 const KNOWN = new Set(["name", "message", "stack", "cause", "errors", "line", "column", "sourceURL"]);
 const PROPERTIES_MAX = 32;
+const KEY_CHARACTERS_MAX = 1000;
+const LINE_CHARACTERS_MAX = 10_000;
 
 /**
  * @param originOf the number of the INVOKE whose failure an error is, by the error
@@ -126,6 +128,7 @@ function framesOf(stack: string, firstColumns?: ReadonlyMap<string, number>): { 
   const frames: Frame[] = [];
   const lines: string[] = [];
   for (const line of stack.split("\n")) {
+    if (line.length > LINE_CHARACTERS_MAX) continue; // not one of the engine, and long to look through
     const found = FRAME.exec(line);
     if (!found) continue;
     const [, name, file, row, column] = found;
@@ -156,7 +159,7 @@ function propertiesOf(
   const found: Record<string, string | number | boolean | null> = {};
   const keys = quietly(() => Object.keys(error)) ?? [];
   for (const key of keys.slice(0, PROPERTIES_MAX)) {
-    if (KNOWN.has(key)) continue;
+    if (KNOWN.has(key) || key.length > KEY_CHARACTERS_MAX) continue;
     const value = quietly(() => (error as Record<string, unknown>)[key]);
     if (typeof value === "string") found[key.toWellFormed()] = text(() => value) ?? "";
     else if (typeof value === "number" || typeof value === "boolean" || value === null)

@@ -813,6 +813,61 @@ def flood_of_calls(js: Any) -> None:
     in_thread(work, 20)
 
 
+@case("Keys that Python gives one hash do not hold it up")
+def one_hash(js: Any) -> None:
+    many = "Array.from({ length: 100_000 }, (_, at) => BigInt(at) * (2n ** 61n - 1n))"
+    for code in (f"new Set({many})", f"new Map({many}.map((key) => [key, 1]))", f"new Set({many}.map((key) => [key]))"):
+        one = js.Runtime()
+        began = time.monotonic()
+        fails(lambda one=one, code=code: one.eval(code), RuntimeError, "one hash")
+        expect(time.monotonic() - began < 5, code)
+    one = js.Runtime()
+    for step in (1, 2**20, 1 / 1024):
+        code = f"new Set(Array.from({{ length: 100_000 }}, (_, at) => at * {step}))"
+        equal(len(one.eval(code)), 100_000, code)
+
+
+@case("What costs no bytes, such as empty objects, is counted where Python makes much of it")
+def empty_values(js: Any) -> None:
+    one = js.Runtime()
+    before = _resident(os.getpid())
+    for empty in ("{}", "[]", "new Map()", "() => 1", "new ReadableStream()", "new Float64Array()", "''"):
+        code = f"{{ const one = ({empty}); const many = Array(1e6).fill(one); Array(20).fill(many); }}"
+        fails(lambda code=code: one.eval(code), RuntimeError, "exceeded maximum limit")
+    works(one)
+    grown = (_resident(os.getpid()) - before) // MB
+    expect(grown < 100, f"{grown} MB")
+
+
+@case("Proxies of arrays that lie about their length, and names of properties that are too long, end nothing")
+def lies(js: Any) -> None:
+    one = js.Runtime()
+    one.bind_function("back", lambda *args: args[0] if args else None)
+    for length, items in {
+        "-1": [],
+        "1.5": [7],
+        "'2'": [7, 7],
+        "2n": [7, 7],
+        "NaN": [],
+        "'x'": [],
+        "-4294967294": [],
+    }.items():
+        lying = f"new Proxy([], {{ get: (_, key) => (key === 'length' ? {length} : 7) }})"
+        equal(one.eval(lying), items, length)
+        equal(one.eval(f"back({lying})"), items, length)
+    with contextlib.suppress(js.JavaScriptError):
+        one.eval("throw Object.assign(new Error('x'), { ['k'.repeat(1e8)]: 1 })")
+    works(one)
+
+
+@case("Stacks that take long to look through end with their evaluation")
+def long_stacks(js: Any) -> None:
+    one = js.Runtime(timeout=5)
+    long = "'at ' + ' ('.repeat(50_000) + ':1:'.repeat(50_000)"
+    fails(lambda: one.eval(f"throw Object.assign(new Error('x'), {{ stack: {long} }})"), js.JavaScriptError, "x")
+    works(one)
+
+
 @case("A flood of lines to the console is ended with its evaluation")
 def flood_of_lines(js: Any) -> None:
     one = js.Runtime()

@@ -608,6 +608,22 @@ class Decoding(Both):
                 with self.subTest(bytes=text):
                     self.fails(DecodeError, code, path, module.loads, bytes.fromhex(text))
 
+    def test_many_keys_of_one_hash(self) -> None:
+        """They would be compared with each other, which takes long."""
+        modulus = sys.hash_info.modulus
+        for module in self.each():
+            for few in (64, 65):
+                numbers = [n * modulus for n in range(1, few + 1)]
+                for value in (set(numbers), dict.fromkeys(numbers), {frozenset([n]) for n in numbers}):
+                    data = module.dumps(value)
+                    if few == 64:
+                        self.assertEqual(module.loads(data), value)
+                    else:
+                        with self.assertRaisesRegex(DecodeError, "more than 64 keys with one hash"):
+                            module.loads(data)
+            for many in ({n << 40 for n in range(5000)}, {n / 7 for n in range(5000)}, {str(n) for n in range(5000)}):
+                self.assertEqual(module.loads(module.dumps(many)), many)
+
     def test_other_forms_of_the_same(self) -> None:
         for module in self.each():
             for text, value in [

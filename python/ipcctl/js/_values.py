@@ -186,7 +186,7 @@ class Lowering:
         for convert in (lambda: int(value.__index__()), lambda: float(value.__float__())):
             try:
                 return self.value(convert(), depth)
-            except AttributeError:
+            except (AttributeError, TypeError):  # a class has the methods, too
                 continue
         raise ValueRefused(
             f"Unsupported Python type for JSValue conversion: {type(value).__name__}; "
