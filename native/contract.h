@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+240a63cf" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+02e1d4df" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -423,6 +423,7 @@ enum {
 	IPC_LARGE_BYTES_TO_ENGINE = 4194304,
 	IPC_LARGE_BYTES_TO_PYTHON = 12582912,
 };
+#define IPC_KEPT_ROOM_BYTES 16777216 /* Of memory that an engine keeps. */
 #define IPC_ROOM_OPERATION 0xffffffffu /* Asks for such memory. */
 
 /* Prefix, its bits, and the classes of the addresses that begin so. */

@@ -132,6 +132,12 @@ const PARTS: readonly Part[] = [
   { name: "REFERENCE_*", numbers: engine.REFERENCE, says: "What values refer to.", isForPython: true },
   { name: "VALUE_*", numbers: engine.VALUE_LIMITS, says: "Limits of values of JavaScript.", isForPython: true },
   { name: "LARGE_BYTES_*", numbers: engine.LARGE_BYTES, says: "Cross in memory of their own.", isForPython: true },
+  {
+    name: "KEPT_ROOM_BYTES",
+    numbers: engine.KEPT_ROOM.bytes,
+    says: "Of memory that an engine keeps.",
+    isForPython: true,
+  },
   { name: "ROOM_OPERATION", numbers: engine.ROOM_OPERATION, says: "Asks for such memory.", isForPython: true },
 ];
 /** Limits that only Python needs a copy of. */

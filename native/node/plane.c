@@ -99,6 +99,15 @@ static napi_value map(napi_env env, napi_callback_info info)
 	return result(env, -1);
 }
 
+/* Gives the pages of an ArrayBuffer that was mapped back. */
+static napi_value empty(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	size_t length;
+	void *data = array(&args, 0, &length);
+	return result(env, madvise(data, length, MADV_REMOVE));
+}
+
 static napi_value get_seals(napi_env env, napi_callback_info info)
 {
 	struct args args = take(env, info);
@@ -280,6 +289,7 @@ napi_value napi_register_module_v1(napi_env env, napi_value exports)
 		{ "connectUnix", connect_unix },
 		{ "close", close_fd },
 		{ "core", core },
+		{ "empty", empty },
 		{ "leaveCore", leave_core },
 		{ "limitData", limit_data },
 	};

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+240a63cf"
+EDITION = "0.1.0+02e1d4df"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -371,6 +371,9 @@ VALUE_SIZE = 10485760
 # Cross in memory of their own.
 LARGE_BYTES_TO_ENGINE = 4194304
 LARGE_BYTES_TO_PYTHON = 12582912
+
+# Of memory that an engine keeps.
+KEPT_ROOM_BYTES = 16777216
 
 # Asks for such memory.
 ROOM_OPERATION = 0xffffffff

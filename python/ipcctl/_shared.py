@@ -258,6 +258,20 @@ class Sharing:
         except _types.Refused as error:
             raise BrokenChannel(str(error)) from None
 
+    def copy(self, form: Any, place: Any) -> bytes:
+        """Of bytes that the client means; it may write anew there then.
+
+        :param place: of the byte that tells it so; None for memory that it writes once
+        :raises BrokenChannel, Unheld: as :meth:`borrow`
+        """
+        data = bytes(self.borrow(form))
+        if place is not None:
+            segment: Segment = self._borrowed[form[0]]  # type: ignore[assignment]  # borrow() would have raised
+            if type(place) is not int or not 0 <= place < len(segment):
+                raise BrokenChannel("a malformed description of shared memory")
+            segment[place] = 0
+        return data
+
     def take_over(self, number: int, on_gone: Callable[[], None]) -> memoryview:
         """Memory that is this process's alone from now on, mapped as long as a view of it is there.
 

@@ -140,6 +140,8 @@ lower_arrow: Any = None
 revive_arrow: Any = None
 #: Makes what stands for something in a JavaScript runtime.
 revive_reference: Any = None
+#: Copies bytes that a JavaScript runtime has written into shared memory.
+revive_bytes: Any = None
 
 
 class Tagged:
@@ -597,8 +599,8 @@ def _revive_object(value: Any) -> Any:
         return revive_reference(value)
     if len(value) == 2 and value[0] == "ipcctl.Shared" and borrow is not None:
         return borrow(value[1])
-    if len(value) == 2 and value[0] == "ipcctl.Bytes" and borrow is not None and revive_reference is not None:
-        return bytes(borrow(value[1]))  # in memory that is written once, and read once
+    if len(value) > 1 and value[0] == "ipcctl.Bytes" and revive_bytes is not None:
+        return revive_bytes(value)
     if len(value) == 2 and value[0] == "ipcctl.Arrow" and revive_arrow is not None:
         return revive_arrow(value[1])
     return _revive_error(value)

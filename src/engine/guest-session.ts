@@ -18,6 +18,7 @@ import { Encoder } from "../plane/cbor-encode.ts";
 import { BrokenChannel, Channel } from "../plane/channel.ts";
 import { CodecError, type NdArray, type TypedArray } from "../plane/values.ts";
 import type { OpenSegment } from "../plane/meet.ts";
+import { KeptRoom } from "./kept-room.ts";
 import { drain, openBell, promiseState, versionOf } from "./engine-platform.ts";
 import type { Realm } from "./realm.ts";
 import { isEnding, isInterrupt, isOwn, isTimeout } from "./own-errors.ts";
@@ -93,6 +94,7 @@ export class Session {
     readonly [(value: unknown) => void, (error: unknown) => void, Origin | undefined]
   >();
   readonly #origins = new WeakMap<object, number>();
+  readonly #kept = new KeptRoom((bytes) => this.#room(bytes));
   #refused = 0;
   #turn = false;
   #isUnasked = false;
@@ -110,6 +112,7 @@ export class Session {
       share: (view) => this.#channel.sharing.lend(view),
       shared: (form) => this.#borrow(form),
       room: (bytes) => this.#room(bytes),
+      keptRoom: (bytes) => this.#kept.take(bytes),
       lentStream: unknownStream,
       stream: unknownStream,
     };
@@ -262,6 +265,7 @@ export class Session {
    */
   #clear(origin: Origin | undefined): void {
     this.#origin.enterWith(origin as never); // what was ended could not leave its own
+    this.#kept.forget();
     for (let tries = 0; tries < CLEAR_TRIES; tries++) {
       try {
         return this.#enter(drain, { timeout: CLEAR_MS, breakOnSigint: true });

@@ -3,10 +3,11 @@
  * own realm, which the guest cannot change; getters and proxies of the guest may run all the same.
  */
 import { types } from "node:util";
-import { LARGE_BYTES, REFERENCE } from "../../contract/engine.ts";
+import { KEPT_ROOM, LARGE_BYTES, REFERENCE } from "../../contract/engine.ts";
 import { Reader, malformed } from "../plane/cbor-decode.ts";
 import { Writer } from "../plane/cbor-write.ts";
 import { NdArray, typeOf, type TypedArray } from "../plane/values.ts";
+import type { Kept } from "./kept-room.ts";
 import type { Realm } from "./realm.ts";
 
 /** A value that cannot be sent. */
@@ -27,6 +28,8 @@ export type References = {
   readonly shared: (form: unknown) => TypedArray | NdArray;
   /** Memory of so many bytes that Python has as well; undefined where it gives none. */
   readonly room: (bytes: number) => Uint8Array | undefined;
+  /** The same for bytes, in memory that is there already; undefined while another value is in it. */
+  readonly keptRoom: (bytes: number) => Kept | undefined;
   readonly operation: (number: number, isAsync: boolean, name: string) => Function;
   /** The stream behind a number of ours, and behind one of Python. */
   readonly lentStream: (number: number) => object;
@@ -80,6 +83,8 @@ export class GuestWriter {
   #cost = 0;
   /** How many members of sets and keys of maps what is written lies in: Python must be able to hash them. */
   #keys = 0;
+  /** Taken for what is written. */
+  #kept: Kept | undefined;
   /** It is in the middle of a message, in which code of the guest may run. */
   isBusy = false;
 
@@ -97,8 +102,9 @@ export class GuestWriter {
     this.#begin(head, 1, limits);
     try {
       this.#value(value, 1, undefined);
+      this.#kept = undefined;
     } finally {
-      this.isBusy = false;
+      this.#end();
     }
     return this.#out.written;
   }
@@ -114,8 +120,9 @@ export class GuestWriter {
     this.#out.head(4, args.length);
     try {
       for (let at = 0; at < args.length; at++) this.#value(args[at], 1, undefined);
+      this.#kept = undefined;
     } finally {
-      this.isBusy = false;
+      this.#end();
     }
     for (const one of tail) this.#plain(one);
     return this.#out.written;
@@ -130,6 +137,12 @@ export class GuestWriter {
     this.#out.begin(Number.MAX_SAFE_INTEGER);
     this.#out.head(4, head.length + more);
     for (const one of head) this.#plain(one);
+  }
+
+  #end(): void {
+    this.isBusy = false;
+    this.#kept?.leave();
+    this.#kept = undefined;
   }
 
   #plain(one: number | string | boolean): void {
@@ -303,9 +316,22 @@ export class GuestWriter {
     if (form) return this.#shared(form);
     if (tag !== undefined && this.#keys > 0) throw unhashable("an array of numbers");
     this.#pay(bytes.length + (tag === undefined ? 0 : COST.container));
+    if (tag === undefined && bytes.length >= KEPT_ROOM.least && this.#isKept(bytes)) return;
     if (bytes.length >= LARGE_BYTES.toPython && this.#isMoved(bytes, tag)) return;
     if (tag !== undefined) this.#out.head(6, tag);
     this.#out.raw(bytes);
+  }
+
+  /** Writes bytes into memory that both sides have kept. False where that is not to be had. */
+  #isKept(bytes: Uint8Array): boolean {
+    const kept = this.#references.keptRoom(bytes.length);
+    if (kept === undefined) return false;
+    this.#kept = kept;
+    kept.bytes.set(bytes);
+    const form = this.#references.share(kept.bytes);
+    if (form === undefined) return false;
+    this.#shared(form, "ipcctl.Bytes", kept.place);
+    return true;
   }
 
   /** Writes it once, into memory that Python has mapped. False where there is none. */
@@ -319,16 +345,20 @@ export class GuestWriter {
     return true;
   }
 
-  /** It costs nothing: it is not copied. */
-  #shared(form: readonly unknown[], name = "ipcctl.Shared"): void {
+  /**
+   * It costs nothing: it is not copied.
+   * @param place of the byte that Python clears once it has copied it
+   */
+  #shared(form: readonly unknown[], name = "ipcctl.Shared", place?: number): void {
     const [number, offset, size, tag, shape] = form as [number, number, number, number, number[]];
     this.#out.head(6, 27);
-    this.#out.head(4, 2);
+    this.#out.head(4, place === undefined ? 2 : 3);
     this.#out.string(name);
     this.#out.head(4, form.length);
     for (const one of [number, offset, size, tag]) this.#out.number(one);
     this.#out.head(4, shape.length);
     for (const one of shape) this.#out.number(one);
+    if (place !== undefined) this.#out.number(place);
   }
 }
 

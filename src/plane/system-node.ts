@@ -12,6 +12,7 @@ type Addon = {
   readonly edition?: string;
   readonly createSegment: (bytes: number) => number;
   readonly map: (fd: number, bytes: number) => ArrayBuffer | number;
+  readonly empty: (mapped: Uint8Array) => number;
   readonly getSeals: (fd: number) => number;
   readonly createPair: (type: number, fds: Int32Array) => number;
   readonly createPipe: (fds: Int32Array) => number;
@@ -75,6 +76,10 @@ export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
   throw new IpcError("FAILED", `${bytes} bytes of shared memory cannot be mapped (errno ${-buffer})`, {
     hint: "share it in several parts; the address space may be limited: ulimit -v",
   });
+}
+
+export function empty(mapped: Uint8Array): void {
+  addon().empty(mapped);
 }
 
 export function sealedBytes(fd: number): number | undefined {

@@ -20,6 +20,7 @@ const SYMBOLS = {
   recvmsg: { args: [i32, pointer, i32], returns: i64 },
   mmap: { args: [u64, u64, i32, i32, i32, i64], returns: pointer },
   lseek: { args: [i32, i64, i32], returns: i64 },
+  madvise: { args: [pointer, u64, i32], returns: i32 },
   munmap: { args: [pointer, u64], returns: i32 },
   pipe2: { args: [pointer, i32], returns: i32 },
   recv: { args: [i32, pointer, u64, i32], returns: i64 },
@@ -102,6 +103,12 @@ export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
       hint: "share it in several parts",
     });
   }
+}
+
+/** Gives the pages of what was mapped back to the kernel. It reads as zeros then, and may be written anew. */
+export function empty(mapped: Uint8Array): void {
+  const MADV_REMOVE = 9;
+  libc.madvise(ptr(mapped), BigInt(mapped.length), MADV_REMOVE);
 }
 
 /** The size of a memfd that cannot be shrunk; undefined for anything else. */

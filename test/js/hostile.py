@@ -26,17 +26,21 @@ from ipcctl import _contract as C
 from ipcctl import js
 from ipcctl._backend import SharedRingBuffer, dumps
 from ipcctl._end import End
+from ipcctl._shared import Sharing, shared
 from ipcctl._types import Tagged
 from ipcctl.js import _runtime, _session
 from ipcctl.js._template import Options
 
 #: What one use of the runtime may take: its own time of 0.05 s, and the ends that follow it.
 LATE_SECONDS = 4.0
+MEMORY_BYTES = 4096
 ALLOWED = (RuntimeError, js.JavaScriptError)
 
 
 class Engine:
     """The other end of a channel, in a thread."""
+
+    memory = shared(MEMORY_BYTES)
 
     def __init__(self, act: Callable[[Engine], None]) -> None:
         self.end = End(C.SEGMENT_VERSION)
@@ -46,6 +50,8 @@ class Engine:
         self.rx = SharedRingBuffer(self.map, C.SEGMENT_RING_A, C.SEGMENT_DATA, capacity, False)
         self.tx = SharedRingBuffer(self.map, C.SEGMENT_RING_B, C.SEGMENT_DATA + capacity, capacity, True)
         self.bell = socket.socket(fileno=os.dup(half.fds[1]))
+        with socket.socket(fileno=os.dup(half.fds[2])) as descriptors:
+            Sharing(descriptors).lend(self.memory.obj)  # as number 1
         half.close()
         self.bell.settimeout(0.02)
         self.requests: list[int] = []
@@ -172,6 +178,14 @@ def number(rnd: random.Random, engine: Engine) -> Any:
     )
 
 
+def written(rnd: random.Random) -> list[Any]:
+    """Bytes in memory that is shared, or what is no such thing."""
+    size = rnd.choice([8, 8, 64, MEMORY_BYTES, MEMORY_BYTES + 1, 2**40, -8, None, 8.0])
+    form = [rnd.choice([1, 1, 1, 2, "1"]), rnd.choice([0, 0, 8, 2**40, -1]), size, rnd.choice([64, 64, 86, 9]), [size]]
+    place = rnd.choice([MEMORY_BYTES - 8, 0, MEMORY_BYTES, -1, 2**70, 1.0, "0", None])
+    return ["ipcctl.Bytes", form[: rnd.choice([5, 5, 5, 2])], place][: rnd.choice([3, 3, 2])]
+
+
 def value(rnd: random.Random, engine: Engine, depth: int = 0) -> Any:
     kinds = 14 if depth < 4 else 9
     kind = rnd.randrange(kinds)
@@ -186,6 +200,8 @@ def value(rnd: random.Random, engine: Engine, depth: int = 0) -> Any:
     if kind == 6:
         return datetime.datetime.now(datetime.timezone.utc)
     if kind == 7:
+        if rnd.random() < 0.5:
+            return Tagged(27, written(rnd))
         return Tagged(27, rnd.choice([[], ["ipcctl.Reference"], ["ipcctl.Array", 1, 2], ["x", {}], 1, None, "x"]))
     if kind == 8:
         return Tagged(
@@ -454,6 +470,33 @@ def round_of(seed: int) -> None:
     assert not engine.thread.is_alive(), "the engine's thread does not end"
 
 
+def check_amplification() -> None:
+    """Few references to the same bytes are taken, but not to more than an engine may send: each of them is copied."""
+
+    def act(engine: Engine) -> None:
+        while not engine.is_over:
+            if (asked := engine.next()) is not None and asked[0] == C.TO_ENGINE_EVAL:
+                one = Tagged(27, ["ipcctl.Bytes", [1, 0, 2000, 64, [2000]], MEMORY_BYTES - 8])
+                engine.send([C.FROM_ENGINE_RESULT, asked[1], [one] * int(asked[2])])
+
+    taken = _runtime.take
+    for count, is_fine in ((10, True), (11, False)):
+        engine = Engine(act)
+        _runtime.take = lambda config, engine=engine: Guest(engine)  # type: ignore[assignment, misc, return-value]
+        try:
+            with js.Runtime(max_serialization_bytes=20_000) as runtime:
+                engine.memory[:] = bytes((7,)) * MEMORY_BYTES
+                assert runtime.eval(str(count)) == [b"\x07" * 2000] * count and is_fine
+                assert engine.memory[MEMORY_BYTES - 8] == 0
+        except RuntimeError as error:
+            assert not is_fine and "more than 20000 bytes" in str(error), error
+        finally:
+            _runtime.take = taken
+            engine.is_over = True
+        engine.thread.join(5)
+        engine.rx = engine.tx = None  # type: ignore[assignment]
+
+
 def left_over() -> list[str]:
     """Threads that should have ended; those that wait for work end by themselves."""
     until = time.monotonic() + 8
@@ -478,6 +521,7 @@ def main() -> None:
     first = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(2**31)
     _session._GRACE_SECONDS = 0.1
     round_of(first)  # whatever is made once
+    check_amplification()
     before = len(os.listdir("/proc/self/fd"))
     for seed in range(first, first + rounds):
         faulthandler.dump_traceback_later(60, exit=True)

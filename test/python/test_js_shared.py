@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import tempfile
@@ -10,8 +11,8 @@ from typing import Any
 
 import support  # noqa: F401 it finds the package
 from ipcctl import shared
-from ipcctl._contract import LARGE_BYTES_TO_ENGINE, LARGE_BYTES_TO_PYTHON
-from ipcctl.js import Runtime
+from ipcctl._contract import KEPT_ROOM_BYTES, LARGE_BYTES_TO_ENGINE, LARGE_BYTES_TO_PYTHON
+from ipcctl.js import JsTimeout, Runtime
 
 home = tempfile.TemporaryDirectory(prefix="ipcctl-js-shared-", ignore_cleanup_errors=True)
 MANY = 100_000_000
@@ -114,7 +115,43 @@ class Shared(unittest.TestCase):
                 made = memoryview(runtime.eval(f"new Float64Array({size // 8}).fill(7)"))
                 self.assertEqual((made.nbytes, made[-1]), (size, 7))
                 self.assertEqual(self.maps("self") - before, more)
-                self.assertEqual(runtime.eval(f"new Uint8Array({size}).fill(7)"), b"\x07" * size)
+
+    def test_bytes_cross_one_after_the_other_in_memory_that_is_kept(self) -> None:
+        with Runtime(max_serialization_bytes=64 << 20) as runtime:
+            before, most = self.maps("self"), KEPT_ROOM_BYTES - 8
+            make = runtime.eval("(size, byte) => new Uint8Array(size).fill(byte)")
+            for size in (300_000, 10_000_000, most, 300_000):
+                self.assertEqual(make(size, size % 251), bytes((size % 251,)) * size)
+                self.assertEqual(self.maps("self") - before, 1)
+            self.assertEqual(make(most + 1, 7), b"\x07" * (most + 1))
+            several = runtime.eval("[1, 2, 3].map((byte) => new Uint8Array(300_000).fill(byte))")
+            self.assertEqual(several, [bytes((byte,)) * 300_000 for byte in (1, 2, 3)])
+            self.assertIs(type(several[0]), bytes)
+
+    def test_bytes_of_what_is_not_sent_after_all_leave_the_memory_free(self) -> None:
+        before = self.maps("self")
+        for _ in range(3):
+            with self.assertRaisesRegex(Exception, "no"):
+                self.js("({ a: new Uint8Array(300_000), get b() { throw new Error('no') } })")
+            with self.assertRaises(JsTimeout):
+                self.runtime.eval("({ a: new Uint8Array(300_000), get b() { for (;;); } })", timeout=0.1)
+            self.assertEqual(self.js("new Uint8Array(300_000).fill(5)"), b"\x05" * 300_000)
+        self.assertLessEqual(self.maps("self") - before, 4)
+
+    def test_bytes_in_the_midst_of_others_are_whole(self) -> None:
+        """A getter calls Python, which evaluates what gives bytes as well."""
+        inner: list[Any] = []
+        self.runtime.bind_function("more", lambda: inner.append(self.js("new Uint8Array(400_000).fill(2)")))
+        outer = self.js("({ a: new Uint8Array(300_000).fill(1), get b() { more(); return 3; } })")
+        self.assertEqual((outer["a"], outer["b"]), (b"\x01" * 300_000, 3))
+        self.assertEqual(inner, [b"\x02" * 400_000])
+
+    def test_several_at_once_are_whole(self) -> None:
+        async def all_of() -> list[Any]:
+            one = "new Uint8Array(300_000).fill({})"
+            return await asyncio.gather(*(self.runtime.eval_async(one.format(byte)) for byte in range(40)))
+
+        self.assertEqual(asyncio.run(all_of()), [bytes((byte,)) * 300_000 for byte in range(40)])
 
     def test_memory_is_unmapped_on_both_sides_when_nobody_uses_it(self) -> None:
         pid, before = self.runtime.get_stats().pid, self.maps("self")

@@ -35,6 +35,7 @@ from .._contract import (
     FROM_ENGINE_PENDING,
     FROM_ENGINE_PRINT,
     FROM_ENGINE_RESULT,
+    KEPT_ROOM_BYTES,
     MESSAGE_BYTES_MAX,
     REFERENCE_ENGINE_STREAM,
     ROOM_OPERATION,
@@ -176,8 +177,9 @@ class Session:
         #: Reentrant: what the console is told is passed on in the midst of reading, to code that may ask for more.
         self._reading = threading.RLock()
         self._is_read = False
-        #: How large a value may be that the engine writes into memory of its own.
-        self.room_bytes = 0
+        #: How large a value may be that the engine writes into memory of its own; and how much of that the message
+        #: may still have that is being read.
+        self.room_bytes = self._room_left = 0
         self._changed = threading.Condition(threading.Lock())
         #: Functions, by number, and whole messages that are sent with the next one.
         self.released: deque[int | list[Any]] = deque()
@@ -255,10 +257,7 @@ class Session:
             raise self.ended_error() from None
 
     def _put(self, message: list[Any]) -> None:
-        if _types.share is None:
-            self._end.put(dumps(message, MESSAGE_BYTES_MAX))
-        else:
-            self._end.send(message)
+        self._end.put(dumps(message, MESSAGE_BYTES_MAX) if _types.share is None else self._end.encode(message))
 
     def send_quietly(self, message: list[Any]) -> None:
         try:
@@ -494,6 +493,7 @@ class Session:
                 return self._take(loads(data))
             before = here.channel
             here.channel = self
+            self._room_left = self.room_bytes
             try:
                 message = loads(data)
             finally:
@@ -570,6 +570,15 @@ class Session:
             raise ValueError("a reference that is none")
         return self.revive(kind, parts)
 
+    def revive_bytes(self, parts: list[Any]) -> bytes:
+        """What it has written into shared memory. It may refer to that many times, but not to more than it may send."""
+        form, place = parts[1], parts[2] if len(parts) > 2 else None
+        self._room_left -= form[2]
+        if self._room_left < 0:
+            raise ValueError(f"more than {self.room_bytes} bytes")
+        data: bytes = self._end.sharing.copy(form, place)
+        return data
+
     def _error(self, request: Request, record: Any) -> BaseException:
         kind = record["kind"]
         if kind == ENGINE_FAULT_THROWN:
@@ -610,7 +619,7 @@ class Session:
     def _give_room(self, number: int, args: Any) -> None:
         """Memory into which the engine writes a large value, and which it then refers to."""
         (size,) = args
-        if type(size) is not int or not 0 < size <= self.room_bytes:
+        if type(size) is not int or not 0 < size <= max(self.room_bytes, KEPT_ROOM_BYTES):
             return self.send_quietly([TO_ENGINE_THROW, number, _told(ValueError(f"no room for {size} bytes"))])
         try:
             memory = shared(size)
@@ -715,7 +724,14 @@ def _revive(parts: list[Any]) -> Any:
     return session.revive_reference(parts)
 
 
-_types.revive_reference = _revive
+def _revive_bytes(parts: list[Any]) -> bytes:
+    session = here.channel
+    if not isinstance(session, Session):
+        raise _types.Refused("bytes of a runtime outside of one")
+    return session.revive_bytes(parts)
+
+
+_types.revive_reference, _types.revive_bytes = _revive, _revive_bytes
 
 
 def _told(error: BaseException) -> dict[str, str]:
