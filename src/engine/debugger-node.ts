@@ -64,6 +64,8 @@ class Attached {
       const key = method === "Runtime.evaluate" ? "contextId" : "executionContextId";
       params[key] ??= guest;
     }
+    // Code of the guest that is run by it, such as a getter, could take its `require`, which is the engine's.
+    if ("includeCommandLineAPI" in params) params.includeCommandLineAPI = false;
     if (method === "Runtime.runIfWaitingForDebugger") {
       if (isStopping) {
         this.#post("Debugger.enable");

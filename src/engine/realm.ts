@@ -43,7 +43,7 @@ const FACTORIES = `(() => {
   const { apply, getPrototypeOf } = Reflect;
   const { Map, Set, Date, Promise, Error, Object } = globalThis;
   const mapSet = Map.prototype.set, setAdd = Set.prototype.add, then = Promise.prototype.then, resolved = Promise.resolve;
-  const { transfer } = ArrayBuffer.prototype;
+  const { transfer } = ArrayBuffer.prototype, { toString } = Error.prototype;
   const arrays = { __proto__: null, Int8Array, Uint8Array, Uint8ClampedArray, Int16Array, Uint16Array, Int32Array,
     Uint32Array, BigInt64Array, BigUint64Array, Float32Array, Float64Array,
     Float16Array: globalThis.Float16Array };
@@ -51,6 +51,22 @@ const FACTORIES = `(() => {
   const objects = Object.prototype;
   // Bun would give it a list and call sites of the program's own realm.
   Object.defineProperty(Error, "prepareStackTrace", { get: () => undefined, set: () => {}, configurable: false });
+  const { captureStackTrace } = Error;
+  const probe = {};
+  captureStackTrace(probe);
+  const { split, includes } = String.prototype, { join, slice } = Array.prototype;
+  if (!apply(includes, probe.stack, ["    at "])) // Bun's has lines of another form, with paths of the program
+    Error.captureStackTrace = { captureStackTrace(target, above) {
+      const lines = apply(split, new Error().stack, ["\\n"]);
+      let from = 2; // without a message, and without this function
+      if (typeof above === "function")
+        for (let at = 2; at < lines.length && from === 2; at++)
+          if (apply(includes, lines[at], ["at " + above.name + " ("]) ||
+            apply(includes, lines[at], ["at new " + above.name + " ("])) from = at + 1;
+      const head = target instanceof Error ? apply(toString, target, []) : "Error";
+      const value = apply(join, [head, ...apply(slice, lines, [from])], ["\\n"]);
+      Object.defineProperty(target, "stack", { __proto__: null, value, writable: true, configurable: true });
+    } }.captureStackTrace;
   const ours = (error) => {
     // An error of the program's own realm, such as one of a full stack: only its text may be seen.
     if ((typeof error !== "object" && typeof error !== "function") || error === null) return error;

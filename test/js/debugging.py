@@ -58,6 +58,21 @@ def lines_of(paused: dict[str, Any]) -> list[tuple[str, int]]:
     return [(one["functionName"], one["location"]["lineNumber"]) for one in paused["callFrames"]]
 
 
+@case("What a debugger evaluates with the tools of its console gives the guest nothing of the engine")
+def console_tools(js: Any) -> None:
+    one, debugger = debugged(js)
+    with one:
+        one.eval("Object.defineProperty(globalThis, 'trap', { get() { return typeof require + typeof process } })")
+        answer = debugger.ask("Runtime.evaluate", expression="trap", includeCommandLineAPI=True)
+        equal(answer["result"]["value"], "undefinedundefined")
+        later = Later(lambda: one.eval("debugger; 1"))
+        frame = debugger.event("Debugger.paused")["callFrames"][0]["callFrameId"]
+        how = {"callFrameId": frame, "expression": "trap", "includeCommandLineAPI": True}
+        equal(debugger.ask("Debugger.evaluateOnCallFrame", **how)["result"]["value"], "undefinedundefined")
+        debugger.ask("Debugger.resume")
+        equal(later.get(), 1)
+
+
 @case("Code stops at `debugger`, shows and changes its variables, and goes on; nothing of the engine is seen")
 def statement(js: Any) -> None:
     one, debugger = debugged(js)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import copy
 import inspect
 import io
 import os
+import pickle
 import resource
 import subprocess
 import sys
@@ -192,6 +194,31 @@ def open_files(js: Any) -> None:
     fails(js.Runtime, RuntimeError, "may have 128 open files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
     equal(js.eval("1"), 1)
+
+
+@case("An error that takes its stack by Error.captureStackTrace() has frames, and shows no path of this machine")
+def captured_stacks(js: Any) -> None:
+    code = """class Own extends Error { constructor(text) { super(text); Error.captureStackTrace(this, Own) } }
+        function go() { throw new Own('bad') }
+        go()"""
+    for engine in ("bun", "v8"):
+        with js.Runtime(engine=engine) as runtime:
+            error: Any = fails(lambda runtime=runtime: runtime.eval(code), js.JavaScriptError, "bad")
+            frames = [(one.get("function_name"), one["line_number"]) for one in error.frames]
+            equal(frames, [("go", 2), (None, 3)], engine)
+            equal(str(error.stack).split("\n")[0], "Error: bad")
+            stack = runtime.eval("{ const held = {}; Error.captureStackTrace(held); held.stack }")
+            expect(stack.startswith("Error\n") and "at <eval>:1" in stack and "/" not in stack, stack)
+
+
+@case("A runtime that is copied or pickled is refused, and goes on")
+def copies(js: Any) -> None:
+    with js.Runtime() as runtime:
+        for act in (copy.copy, copy.deepcopy, pickle.dumps):
+            fails(lambda act=act: act(runtime), TypeError, "cannot be copied or pickled")
+        equal(runtime.eval("1"), 1)
+        fails(lambda: runtime.eval_async("1"), RuntimeError, "asyncio.run(main())")
+        fails(lambda: runtime.eval("(x) => x")(int), RuntimeError, "type; bind_function() lends")
 
 
 @case("Runtimes and configurations show what they are")

@@ -16,11 +16,11 @@ def running_loop() -> Any:
     except RuntimeError:
         trio = sys.modules.get("trio")
         if trio is None:
-            raise
+            raise RuntimeError(_NO_LOOP) from None
         try:
             token = trio.lowlevel.current_trio_token()
         except RuntimeError:
-            raise RuntimeError("no running event loop, of asyncio or trio") from None
+            raise RuntimeError(f"{_NO_LOOP} or trio.run(main)") from None
     loop = _loop.get(None)
     if loop is None or loop.token is not token:
         loop = TrioLoop(trio, token)
@@ -28,6 +28,7 @@ def running_loop() -> Any:
     return loop
 
 
+_NO_LOOP = "no running event loop; call it in an async function, and that by asyncio.run(main())"
 _loop: contextvars.ContextVar[TrioLoop | None] = contextvars.ContextVar("ipcctl_js_trio", default=None)
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Unpack, overload
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar, Unpack, overload
 
 from .._contract import (
     REFERENCE_GUEST_FUNCTION,
@@ -708,6 +708,10 @@ class Runtime:
         own_loop, self._own_loop = self._own_loop, None
         if own_loop is not None:
             own_loop.close()
+
+    def __reduce__(self) -> NoReturn:
+        """A copy that is let go would close it."""
+        raise TypeError("a Runtime is a process and cannot be copied or pickled; another process makes its own")
 
     def __repr__(self) -> str:
         if "_session" not in self.__dict__ or self.is_closed():
