@@ -165,28 +165,32 @@ class Serving:
             )
         return data, descriptors_of(ancillary)
 
-    def _meet_beside(self, timeout: float) -> None:
+    def _meet_beside(self, timeout: float) -> bool:
         """In another thread, while code of the script keeps the serving one: takes the channel to the host, and leaves
         all others to that.
+
+        :returns: whether one has come
         """
         meeting = self._meeting
         try:
             if meeting is None or not select.select([meeting], [], [], timeout)[0]:
-                return
+                return False
             received = self._receive(meeting)
         except (OSError, ValueError):
-            return  # the serving thread has closed it
+            return False  # the serving thread has closed it
         if received is None:
-            return
+            return False
         data, fds = received
         if not data:
             time.sleep(timeout)  # the serving thread closes it
-        elif is_host(data) or label_of_relay(data) is not None:
+            return False
+        if is_host(data) or label_of_relay(data) is not None:
             self._admit(data, fds)
             self.wake()  # it may wait for this channel as well
         else:
             self._met.append((data, fds))
             self.wake()
+        return True
 
     def adopt(
         self,
@@ -298,12 +302,16 @@ class Serving:
 
     @contextlib.contextmanager
     def relays(self) -> Iterator[None]:
-        """Around what has the host send channels. Those that were not taken are closed in the end."""
+        """Around what has the host send channels. Those that were not taken are closed in the end, or when the next one
+        is asked for: perhaps nobody serves, and one that lies there keeps what is behind it.
+        """
+        self._take_sent()
         with self._has_pipe:
             self._waiting_for_relays += 1
         try:
             yield
         finally:
+            self._take_sent()
             with self._has_pipe:
                 self._waiting_for_relays -= 1
                 left = list(self._relays.values()) if self._waiting_for_relays == 0 else []
@@ -311,6 +319,10 @@ class Serving:
                     self._relays.clear()
             for one in left:
                 one.close()
+
+    def _take_sent(self) -> None:
+        while self._meet_beside(0):
+            pass
 
     def wait_host(self, timeout: float) -> Pipe | None:
         """The channel to the host, once it is open; answers calls meanwhile if nobody else does."""

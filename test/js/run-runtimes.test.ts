@@ -109,10 +109,38 @@ test("code, a script from stdin and a command have one as well, and tools with i
 });
 
 test("no more at once than are granted", async () => {
-  const text = "import ipcctl.js as js; one = js.Runtime(); js.Runtime()";
-  const { status, stderr } = await run(...ONE, "-c", text);
-  expect(status).toBe(1);
-  expect(stderr).toContain("all that --allow-runtimes 1 grants");
+  for (const engine of ["bun", "v8"]) {
+    const text = `import ipcctl.js as js; one = js.Runtime(); js.Runtime(engine="${engine}")`;
+    const { status, stderr } = await run(...ONE, "-c", text);
+    expect(status).toBe(1);
+    expect(stderr).toEndWith("all that --allow-runtimes 1 grants: close one, or grant more\n"); // and nothing of Node
+  }
+});
+
+test("one that nobody holds any more leaves its place, closed or not", async () => {
+  const text = `import ipcctl.js as js
+def evaluate(number):
+    return js.Runtime().eval(f"{number} + 1")
+print([evaluate(number) for number in range(4)])`;
+  expect(await run(...ONE, "-c", text)).toEqual({ status: 0, stdout: "[1, 2, 3, 4]\n", stderr: "" });
+});
+
+test("what is interrupted as it starts leaves its place too, also in a worker that serves nobody", async () => {
+  const text = `import signal, ipcctl.js as js
+class Interrupted(Exception): pass
+def interrupt(*_): raise Interrupted
+signal.signal(signal.SIGALRM, interrupt)
+interrupted = 0
+for milliseconds in range(1, 60, 2):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
+        runtime = js.Runtime()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        runtime.close()
+    except Interrupted:
+        interrupted += 1
+print(interrupted > 0, js.Runtime().eval("1 + 1"))`;
+  expect(await run(...ONE, "-c", text)).toMatchObject({ status: 0, stdout: "True 2\n" });
 });
 
 describe("without a daemon", () => {

@@ -10,6 +10,8 @@ import os
 import signal
 import threading
 import time
+import weakref
+from concurrent.futures import Future
 
 from .. import _console, _contract
 from .._backend import BrokenChannel
@@ -56,9 +58,8 @@ class Asked(Owned):
                     raise PermissionError(f"ipcctl.js: {error}; {WAY_OUT}") from None
                 if error.code == "NOT_GRANTED":
                     raise PermissionError(f"ipcctl.js: {error}") from None
-                needed = (
-                    "" if options.engine == "bun" else f"; {needed_by(options.engine)} is needed on the daemon's PATH"
-                )
+                is_of_engine = error.code == "FAILED" and options.engine != "bun"
+                needed = f"; {needed_by(options.engine)} is needed on the daemon's PATH" if is_of_engine else ""
                 raise RuntimeError(f"ipcctl.js: the host starts no runtime: {error}{needed}") from None
             relayed = one.take_relay(answer["label"], _RELAY_SECONDS)
         if relayed is None:
@@ -115,12 +116,41 @@ def start(options: Options) -> Guest:
     """:raises PermissionError: naming the flag, or what the policy of this worker does not grant itself
     :raises RuntimeError: if it has as many as it may have, or nobody answers
     """
-    confined = options._replace(confine=True)
     # One that was disposed of counts until it has ended.
     settle(int(os.environ[_contract.RUNTIMES_VARIABLE]))
-    shim = Asked(confined)
-    deadline = time.monotonic() + START_SECONDS
+    for one in list(_given_up):
+        if one.is_alive():
+            one.join()  # what it starts counts as well
+    future: Future[Guest] = Future()
+    thread = threading.Thread(
+        target=_carry_out, args=(options._replace(confine=True), future), name="ipcctl.js start", daemon=True
+    )
     try:
-        return greet(confined, shim, shim.end, deadline)
-    except BrokenChannel as error:
-        raise shim.failed(str(error)) from None
+        thread.start()
+        return future.result()
+    except BaseException:
+        # Ctrl-C, or what a handler of a signal raises: the daemon starts it nevertheless.
+        _given_up.add(thread)
+        future.add_done_callback(_leave)
+        raise
+
+
+_given_up: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+def _carry_out(options: Options, future: Future[Guest]) -> None:
+    """In a thread of its own, which no signal interrupts: what was begun here has an owner, or ends."""
+    try:
+        shim = Asked(options)
+        deadline = time.monotonic() + START_SECONDS
+        try:
+            future.set_result(greet(options, shim, shim.end, deadline))
+        except BrokenChannel as error:
+            raise shim.failed(str(error)) from None
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _leave(future: Future[Guest]) -> None:
+    if future.exception() is None:
+        future.result().dispose()

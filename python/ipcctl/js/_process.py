@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -603,7 +604,11 @@ _reaper = _Reaper()
 
 
 def settle(most: int) -> None:
-    """Before one more is asked for, of so many: those that were disposed of have ended, if that is needed."""
+    """Before one more is asked for, of so many: those that were disposed of, or that nobody holds any more, have ended,
+    if that is needed.
+    """
+    if len(_all) >= most:
+        gc.collect()  # a runtime refers to itself
     _reaper.settle(most)
 
 
