@@ -67,6 +67,9 @@ class _NoRing:
     def try_receive(self) -> None:
         return None
 
+    def receive_spin(self, _: float) -> None:
+        return None
+
     def get(self, *_: object) -> bool:
         return False
 
@@ -218,7 +221,8 @@ class End:
                 message = self._parts.whole(frame)
                 if message is not None:
                     return message
-                continue
+                if deadline is None or time.monotonic() < deadline:
+                    continue
             if self._is_rung_off or not self.is_open:
                 raise BrokenChannel(self._why())
             left = None if deadline is None else deadline - time.monotonic()
@@ -236,9 +240,10 @@ class End:
     def get(self, timeout: float | None) -> bytes | None:
         """:meth:`receive_bytes` for whoever has just asked: looks out for the answer where that pays before it sleeps.
 
+        :returns: None also for a part of a message, so that no flood of these goes on beyond the time
         :raises BrokenChannel: if the other side is gone, or violated the protocol
         """
-        while not self._outbox:
+        if not self._outbox:
             # Before it is looked whether it is open, so that whoever closes it leaves the descriptors to us.
             self._is_getting = True
             try:
@@ -256,10 +261,19 @@ class End:
             if frame[0] > _PART_LAST:
                 whole: bytes = frame
                 return whole
-            message = self._parts.whole(frame)
-            if message is not None:
-                return message
+            return self._parts.whole(frame)
         return self.receive_bytes(timeout)  # it is rung when there is room again
+
+    def look(self) -> bytes | None:
+        """The same for a thread that must not sleep: the next message, if it comes at once."""
+        if self._outbox:
+            self._flush()
+        frame = self._rx.receive_spin(_LOOK_US)
+        if frame is None:
+            return None
+        if self._rx.needs_bell():
+            self._ring()
+        return self._parts.whole(frame)
 
     def watch(self, timeout: float) -> bytes | None:
         """The same for a thread in the background, which :meth:`wake` has return at once."""

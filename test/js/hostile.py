@@ -497,6 +497,30 @@ def check_amplification() -> None:
         engine.rx = engine.tx = None  # type: ignore[assignment]
 
 
+def check_endless_message() -> None:
+    """Its parts have no end, and nothing in them: no time is exceeded for that."""
+
+    def act(engine: Engine) -> None:
+        while not engine.is_over:
+            engine.raw(bytes((C.PART_MORE,)))
+
+    async def ask(runtime: js.Runtime) -> None:
+        await runtime.eval_async("1", timeout=0.05)
+
+    taken = _runtime.take
+    for use in (lambda runtime: runtime.eval("1", timeout=0.05), lambda runtime: asyncio.run(ask(runtime))):
+        engine = Engine(act)
+        _runtime.take = lambda config, engine=engine: Guest(engine)  # type: ignore[assignment, misc, return-value]
+        began = time.monotonic()
+        with contextlib.suppress(*ALLOWED, TimeoutError), js.Runtime() as runtime:
+            use(runtime)
+        assert time.monotonic() - began < LATE_SECONDS
+        _runtime.take = taken
+        engine.is_over = True
+        engine.thread.join(5)
+        engine.rx = engine.tx = None  # type: ignore[assignment]
+
+
 def left_over() -> list[str]:
     """Threads that should have ended; those that wait for work end by themselves."""
     until = time.monotonic() + 8
@@ -522,6 +546,8 @@ def main() -> None:
     _session._GRACE_SECONDS = 0.1
     round_of(first)  # whatever is made once
     check_amplification()
+    faulthandler.dump_traceback_later(60, exit=True)
+    check_endless_message()
     before = len(os.listdir("/proc/self/fd"))
     for seed in range(first, first + rounds):
         faulthandler.dump_traceback_later(60, exit=True)

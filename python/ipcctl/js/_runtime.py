@@ -34,7 +34,7 @@ from .._contract import REFERENCE_OPERATION
 from ._config import RuntimeConfig, Seconds, Settings, permissions_of, seconds_of
 from ._errors import JavaScriptError, JsPermissionError, JsTimeout, RuntimeTerminated, advise
 from ._inspector import Inspector, InspectorEndpoints
-from ._loops import running_loop
+from ._loops import TrioLoop, running_loop
 from ._launch import grant, take
 from ._modules import Loader, Modules, Resolver, Source
 from ._packages import Packages
@@ -347,6 +347,8 @@ class Runtime:
                 future.set_result(request.value)
 
         def told(request: Request) -> None:
+            if session.is_looking(loop):
+                return settle(request)
             try:
                 loop.call_soon_threadsafe(settle, request)
             except RuntimeError:
@@ -379,6 +381,8 @@ class Runtime:
                 timer.cancel()
             raise
         request.loop = loop
+        if type(loop) is not TrioLoop:
+            session.look_soon(request, loop)
         future.add_done_callback(over)
         return future
 

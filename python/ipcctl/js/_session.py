@@ -67,6 +67,10 @@ _TAG_27, _SHORT_BYTES = b"\xd8\x1b", 256
 _FOLLOW_SECONDS = 0.05
 #: How long the thread in the background lets one that waits come first.
 _GIVE_WAY_SECONDS = 0.001
+#: An event loop that asks again within this time looks out for answers itself, and the thread in the background leaves
+#: that to it as long. After looks in vain 1, 3 and then 7 are left out.
+_LOOK_SECONDS = 0.002
+_LOOK_MISSES_MAX = 3
 #: After an interrupt JavaScript has this long to end; then its process is killed. On a busy machine it may be long
 #: until it has a turn.
 _GRACE_SECONDS = 2.0
@@ -186,6 +190,14 @@ class Session:
         #: Called once it has ended.
         self.on_end: Callable[[], None] = lambda: None
         self._background: threading.Thread | None = None
+        #: Read by an event loop that looks out, for the thread in the background.
+        self._left: deque[Any] = deque()
+        #: What such a loop looks out for once its tasks have had their turn.
+        self._sought: Request | None = None
+        self._asked_at = self._looks_until = 0.0
+        self._look_misses = self._look_skip = 0
+        #: Thread and loop that look out.
+        self._looking: tuple[int, Any] | None = None
         self._waiting = 0
         #: Whether a debugger takes its time; None for a runtime that has no inspector.
         self.is_debugged: Callable[[], bool] | None = None
@@ -464,7 +476,7 @@ class Session:
             if self.released:
                 self.send_quietly([TO_ENGINE_RELEASE, 0, []])
             with self._changed:
-                while self._waiting and self.ended is None:
+                while self.ended is None and (self._waiting or time.monotonic() < self._looks_until):
                     self._changed.wait(_GIVE_WAY_SECONDS)
             if not self._reading.acquire(timeout=_FOLLOW_SECONDS):
                 continue
@@ -477,20 +489,76 @@ class Session:
                 self._reading.release()
                 self._tell()
 
-    def _read(self, timeout: float | None, is_background: bool = False) -> list[Any] | None:
+    def look_soon(self, request: Request, loop: Any) -> None:
+        """Where one thing is asked after the other, their event loop looks out for answers itself before it sleeps: the
+        thread in the background would have to be woken, and to wake it.
+        """
+        now = time.monotonic()
+        last, self._asked_at = self._asked_at, now
+        if len(self.requests) > 1:
+            if self._sought is not None:
+                self._sought = None
+                self._end_look(False)
+        elif self._look_skip > 0:
+            self._look_skip -= 1
+        elif now - last < _LOOK_SECONDS and (self._sought is None or self._sought.is_done):
+            self._sought = request
+            self._looks_until = now + _LOOK_SECONDS
+            if self._is_read:
+                self._end.wake()
+            loop.call_soon(self._look, loop)
+
+    def _look(self, loop: Any) -> None:
+        request, self._sought = self._sought, None
+        if request is None or request.is_done or not self._reading.acquire(timeout=_GIVE_WAY_SECONDS):
+            return
+        was_read, self._is_read = self._is_read, True
+        self._looking = get_ident(), loop
+        until = time.monotonic() + _GIVE_WAY_SECONDS
+        try:
+            while not request.is_done and self.ended is None and time.monotonic() < until:
+                if self._left or self._read(None, is_look=True) is None:
+                    break
+        except BaseException as interrupted:  # Ctrl-C, by which the answer may have been lost
+            self.requests.pop(request.number, None)
+            request.finish(None, interrupted)
+            raise
+        finally:
+            self._looking = None
+            self._is_read = was_read
+            self._reading.release()
+            self._end_look(request.is_done)
+
+    def _end_look(self, has_found: bool) -> None:
+        self._look_misses = 0 if has_found else min(self._look_misses + 1, _LOOK_MISSES_MAX)
+        self._look_skip = (1 << self._look_misses) - 1
+        self._looks_until = time.monotonic() + _LOOK_SECONDS if has_found else 0.0
+        if self._waiting or not has_found:
+            self._tell()
+
+    def is_looking(self, loop: Any) -> bool:
+        """Whether this very thread reads, for this loop of it."""
+        return self._looking == (get_ident(), loop)
+
+    def _read(self, timeout: float | None, is_background: bool = False, is_look: bool = False) -> list[Any] | None:
         """Takes one message, or sleeps until there may be one.
 
+        :param is_look: takes only answers, leaves anything else to others, and gives what has come
         :returns: a call of Python that this very thread is to carry out
         """
         try:
-            if is_background:
+            if self._left and not is_look:
+                return self._take(self._left.popleft())
+            if is_look:
+                data = self._end.look()
+            elif is_background:
                 data = self._end.watch(_IDLE_SECONDS if timeout is None else timeout)
             else:
                 data = self._end.get(timeout)
             if data is None:
                 return None
             if len(data) < _SHORT_BYTES and _TAG_27 not in data:
-                return self._take(loads(data))
+                return self._take(loads(data)) if not is_look else self._take_end(loads(data))
             before = here.channel
             here.channel = self
             self._room_left = self.room_bytes
@@ -498,7 +566,7 @@ class Session:
                 message = loads(data)
             finally:
                 here.channel = before
-            return self._take(message)
+            return self._take(message) if not is_look else self._take_end(message)
         except Unheld as error:
             self.kill(f"it sent a value that cannot be held here: {error}")
         except (BrokenChannel, DecodeError, TypeError, IndexError, KeyError, ValueError, AttributeError) as error:
@@ -507,6 +575,13 @@ class Session:
             else:
                 self.kill(f"it sent a malformed message: {error}")
         return None
+
+    def _take_end(self, message: Any) -> Any:
+        if message[0] in _ENDS:
+            self._take(message)
+        else:
+            self._left.append(message)
+        return message
 
     def _take(self, message: Any) -> list[Any] | None:
         kind, number = message[0], message[1]
