@@ -16,21 +16,23 @@ declare const IPCCTL_IS_BUNDLE: boolean | undefined;
  * `import.meta` empty.
  */
 const HERE =
-  typeof IPCCTL_IS_BUNDLE === "undefined" ? (import.meta as { dirname?: string }).dirname : dirname(Bun.main);
-const FOUND = findRoot(HERE ?? "/");
+  typeof IPCCTL_IS_BUNDLE === "undefined"
+    ? (import.meta as { dirname?: string }).dirname
+    : /* @__PURE__ */ dirname(Bun.main);
+const FOUND = /* @__PURE__ */ findRoot(HERE ?? "/");
 /** The folder of package.json. */
 export const ROOT = FOUND ?? HERE ?? "/";
 /** The folder of the compiled parts. */
-export const PARTS = findParts();
-export const SHIM_BINARY = join(PARTS, "ipcctl-shim");
+export const PARTS = /* @__PURE__ */ findParts();
+export const SHIM_BINARY = /* @__PURE__ */ join(PARTS, "ipcctl-shim");
 /** The command by which a shell in a worker asks the host. */
-export const IPC_COMMAND = join(PARTS, "ipc");
+export const IPC_COMMAND = /* @__PURE__ */ join(PARTS, "ipc");
 /**
  * First on PYTHONPATH of a Python that we start: makes `import ipcctl` and the console work, and then removes itself.
  */
-export const PYTHON_BOOT = join(ROOT, "python/boot");
+export const PYTHON_BOOT = /* @__PURE__ */ join(ROOT, "python/boot");
 /** The folder of the package `ipcctl`. */
-export const PYTHON_PACKAGES = join(ROOT, "python");
+export const PYTHON_PACKAGES = /* @__PURE__ */ join(ROOT, "python");
 
 /** A program of ours that is not the command line: a file of its own beside the bundle, or its source. */
 export function programPath(name: "router" | "plugin"): string {

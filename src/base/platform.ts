@@ -22,6 +22,16 @@ export type StreamEvents = {
   readonly drain?: () => void;
 };
 
+type Late = { readonly "node:fs": typeof import("node:fs"); readonly "node:os": typeof import("node:os") };
+
+/**
+ * A module of the runtime, loaded by whoever asks first: engines start often, rarely need it, and would wait for it
+ * longer than for all that is ours.
+ */
+export function late<Name extends keyof Late>(name: Name): Late[Name] {
+  return process.getBuiltinModule(name);
+}
+
 /** @throws IpcError FAILED if nothing of ipcctl can run; a program that only imports it is not told */
 export function requirePlatform(): void {
   if (process.platform !== "linux") throw new IpcError("FAILED", `ipcctl runs on Linux; this is ${process.platform}`);

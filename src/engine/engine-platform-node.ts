@@ -2,7 +2,7 @@
 import { registerHooks, stripTypeScriptTypes } from "node:module";
 import inspector from "node:inspector";
 import { join } from "node:path";
-import { types } from "node:util";
+import { isModuleNamespaceObject, isPromise } from "node:util/types";
 import v8 from "node:v8";
 import vm from "node:vm";
 import { Worker } from "node:worker_threads";
@@ -19,7 +19,7 @@ export function drain(): void {
 
 /** There is no look into a promise: what it is settled with is asked for, and comes at once if it is there. */
 export function promiseState(value: unknown, settle: Settle): PromiseState {
-  if (!types.isPromise(value)) return { kind: "none" };
+  if (!isPromise(value)) return { kind: "none" };
   let state: PromiseState = { kind: "pending" };
   settle(
     value,
@@ -84,7 +84,7 @@ export function importing(importer: Function, settle: Settle, refusal: () => unk
     settle(
       importer(specifier, owner, attributes) as unknown,
       (found) => {
-        if (types.isModuleNamespaceObject(found) && !Reflect.has(found as object, "then")) resolve(found);
+        if (isModuleNamespaceObject(found) && !Reflect.has(found as object, "then")) resolve(found);
         else reject(refusal());
       },
       reject,

@@ -1,6 +1,6 @@
 /** What Bun alone can do for the engine; `engine-platform-node.ts` is its twin. */
 import { drainMicrotasks, heapStats, numberOfDFGCompiles } from "bun:jsc";
-import { types } from "node:util";
+import { isPromise } from "node:util/types";
 import type { OpenBell } from "../plane/channel.ts";
 
 export type PromiseState = { readonly kind: "none" | "pending" | "fulfilled" | "rejected"; readonly value?: unknown };
@@ -17,7 +17,7 @@ export function drain(): void {
 }
 
 export function promiseState(value: unknown, _settle: Settle): PromiseState {
-  if (!types.isPromise(value)) return { kind: "none" };
+  if (!isPromise(value)) return { kind: "none" };
   const kind = Bun.peek.status(value);
   return kind === "pending" ? { kind } : { kind, value: Bun.peek(value) };
 }

@@ -5,7 +5,7 @@
 import type { ClientRequest, IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
 import type { Readable } from "node:stream";
-import { types } from "node:util";
+import { isAnyArrayBuffer, isArrayBufferView } from "node:util/types";
 import { ENGINE_START } from "../../contract/engine.ts";
 import { limit } from "../base/limits.ts";
 import { collectGarbage } from "./engine-platform.ts";
@@ -108,7 +108,7 @@ class Net {
     return {
       name: fn("name", (args) => nameOf(String(args[0]))),
       value: fn("value", (args) => valueOf(String(args[0]))),
-      isBytes: fn("isBytes", (args) => types.isAnyArrayBuffer(args[0]) || types.isArrayBufferView(args[0])),
+      isBytes: fn("isBytes", (args) => isAnyArrayBuffer(args[0]) || isArrayBufferView(args[0])),
       isStream: fn("isStream", (args) => this.#session.references.isStream(args[0] as object)),
       start: fn("start", (args) => this.#start(args)),
       keep: fn("keep", (args) => this.#gone.register(args[1] as object, args[0] as number)),

@@ -3,7 +3,7 @@
  * Python, and waits for its answer here, while other requests may be served.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
-import { types } from "node:util";
+import { isProxy, isUint8Array } from "node:util/types";
 import vm from "node:vm";
 import {
   ENGINE_FAULT,
@@ -354,7 +354,7 @@ export class Session {
   /** In our own realm: what is written into it is copied once. */
   #room(bytes: number): Uint8Array | undefined {
     const [hasFailed, view] = this.callNow(ROOM_OPERATION, [bytes]);
-    return hasFailed || !types.isUint8Array(view) ? undefined : new Uint8Array(view.buffer, view.byteOffset, bytes);
+    return hasFailed || !isUint8Array(view) ? undefined : new Uint8Array(view.buffer, view.byteOffset, bytes);
   }
 
   // ---- requests ----
@@ -674,7 +674,7 @@ export class Session {
     const { global } = this.realm.make;
     const present = dataProperty(global, name);
     // A proxy of the guest would be given a descriptor of our own realm.
-    if (isRecord(present) && !types.isProxy(present) && isRecord(value)) {
+    if (isRecord(present) && !isProxy(present) && isRecord(value)) {
       for (const key of Reflect.ownKeys(value)) define(present, key, dataProperty(value, key));
       return;
     }

@@ -2,7 +2,7 @@
  * Streams between the guest and Python. Each side asks for one item at a time, when somebody wants to have it: so
  * nothing is made, or held, that nobody reads.
  */
-import { types } from "node:util";
+import { isProxy } from "node:util/types";
 import { FROM_ENGINE as TO, TO_ENGINE as FROM } from "../../contract/engine.ts";
 import { drain } from "./engine-platform.ts";
 import type { Part, Session } from "./guest-session.ts";
@@ -84,7 +84,7 @@ export class Streams implements Part {
     const web = this.web.made();
     if (!web) return false;
     for (let one: object | null = value, depth = 0; one !== null && depth < 100; depth++) {
-      if (types.isProxy(one)) return false;
+      if (isProxy(one)) return false;
       one = Reflect.getPrototypeOf(one);
       if (one === web.prototype) return true;
     }

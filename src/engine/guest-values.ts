@@ -2,7 +2,16 @@
  * Values of the guest's realm, as bytes of docs/internals/encoding.md and back. Everything is read by functions of our
  * own realm, which the guest cannot change; getters and proxies of the guest may run all the same.
  */
-import { types } from "node:util";
+import {
+  isAnyArrayBuffer,
+  isArgumentsObject,
+  isDataView,
+  isDate,
+  isMap,
+  isProxy,
+  isSet,
+  isTypedArray,
+} from "node:util/types";
 import { KEPT_ROOM, LARGE_BYTES, REFERENCE } from "../../contract/engine.ts";
 import { Reader, malformed } from "../plane/cbor-decode.ts";
 import { Writer } from "../plane/cbor-write.ts";
@@ -214,19 +223,18 @@ export class GuestWriter {
   }
 
   #object(value: object, depth: number): void {
-    const prototype = types.isProxy(value) ? undefined : getPrototypeOf(value);
-    if (prototype === this.#realm.make.objectPrototype && !types.isArgumentsObject(value))
-      return this.#record(value, depth);
+    const prototype = isProxy(value) ? undefined : getPrototypeOf(value);
+    if (prototype === this.#realm.make.objectPrototype && !isArgumentsObject(value)) return this.#record(value, depth);
     if (Array.isArray(value)) return this.#list(value, depth);
-    if (types.isTypedArray(value)) return this.#view(value);
-    if (types.isDate(value)) return this.#date(value);
-    if (types.isSet(value)) return this.#set(value, depth);
-    if (types.isAnyArrayBuffer(value)) return this.#memory(new Uint8Array(value as ArrayBuffer));
-    if (types.isDataView(value)) {
+    if (isTypedArray(value)) return this.#view(value);
+    if (isDate(value)) return this.#date(value);
+    if (isSet(value)) return this.#set(value, depth);
+    if (isAnyArrayBuffer(value)) return this.#memory(new Uint8Array(value as ArrayBuffer));
+    if (isDataView(value)) {
       const [buffer, at, size] = [dataBuffer, dataOffset, dataBytes].map((read) => apply(read, value, []));
       return this.#memory(new Uint8Array(buffer as ArrayBuffer, at as number, size as number));
     }
-    if (types.isMap(value)) return this.#map(value, depth);
+    if (isMap(value)) return this.#map(value, depth);
     if (this.#references.isStream(value)) {
       this.#pay(COST.stream);
       return this.#reference(REFERENCE.engineStream, this.#references.lendStream(value));
@@ -378,15 +386,15 @@ function unhashable(what: string): ValueFault {
 
 /** Reads what a property holds, and runs nothing for it. */
 export function dataProperty(of: object, name: PropertyKey): unknown {
-  return types.isProxy(of) ? undefined : getOwnPropertyDescriptor(of, name)?.value;
+  return isProxy(of) ? undefined : getOwnPropertyDescriptor(of, name)?.value;
 }
 
 /** A copy of what a buffer of the guest, or a view, shows. */
 export function bytesOf(value: ArrayBufferLike | ArrayBufferView): Uint8Array {
   const of = (buffer: () => unknown, offset: () => unknown, bytes: () => unknown): Uint8Array =>
     new Uint8Array(...([buffer, offset, bytes].map((one) => apply(one, value, [])) as [ArrayBuffer, number, number]));
-  if (types.isAnyArrayBuffer(value)) return new Uint8Array(value as ArrayBuffer).slice();
-  const view = types.isDataView(value) ? of(dataBuffer, dataOffset, dataBytes) : of(viewBuffer, viewOffset, viewBytes);
+  if (isAnyArrayBuffer(value)) return new Uint8Array(value as ArrayBuffer).slice();
+  const view = isDataView(value) ? of(dataBuffer, dataOffset, dataBytes) : of(viewBuffer, viewOffset, viewBytes);
   return view.slice();
 }
 

@@ -1,5 +1,15 @@
 /** Values of the guest as text for people. Runs no code of the guest: getters are named, proxies not looked into. */
-import { types } from "node:util";
+import {
+  isAnyArrayBuffer,
+  isDate,
+  isMap,
+  isNativeError,
+  isPromise,
+  isProxy,
+  isRegExp,
+  isSet,
+  isTypedArray,
+} from "node:util/types";
 
 const DEPTH = 3;
 const ITEMS = 100;
@@ -36,20 +46,20 @@ class Inspection {
   }
 
   #function(value: Function): string {
-    const name = types.isProxy(value) ? undefined : (Reflect.getOwnPropertyDescriptor(value, "name")?.value as unknown);
+    const name = isProxy(value) ? undefined : (Reflect.getOwnPropertyDescriptor(value, "name")?.value as unknown);
     return typeof name === "string" && name !== "" ? `[Function: ${name}]` : "[Function]";
   }
 
   #object(value: object, depth: number): string {
-    if (types.isProxy(value)) return "[Proxy]";
+    if (isProxy(value)) return "[Proxy]";
     if (this.#open.includes(value)) return "[Circular]";
-    if (types.isDate(value)) {
+    if (isDate(value)) {
       const ms = Date.prototype.getTime.call(value);
       return Number.isNaN(ms) ? "Invalid Date" : new Date(ms).toISOString();
     }
-    if (types.isRegExp(value)) return RegExp.prototype.toString.call(value);
-    if (types.isPromise(value)) return "[Promise]";
-    if (types.isNativeError(value)) return this.#error(value);
+    if (isRegExp(value)) return RegExp.prototype.toString.call(value);
+    if (isPromise(value)) return "[Promise]";
+    if (isNativeError(value)) return this.#error(value);
     this.#open.push(value);
     try {
       return this.#container(value, depth);
@@ -70,17 +80,17 @@ class Inspection {
       if (depth >= DEPTH) return "[Array]";
       return `[${listed(value.length, (at) => this.#property(value, String(at), depth)).join(", ")}]`;
     }
-    if (types.isTypedArray(value)) {
+    if (isTypedArray(value)) {
       const { length } = value;
       return `[${listed(length, (at) => this.show(value[at], depth)).join(", ")}]`;
     }
-    if (types.isAnyArrayBuffer(value)) return `ArrayBuffer(${(value as ArrayBuffer).byteLength})`;
-    if (types.isSet(value)) {
+    if (isAnyArrayBuffer(value)) return `ArrayBuffer(${(value as ArrayBuffer).byteLength})`;
+    if (isSet(value)) {
       const items: unknown[] = [];
       Set.prototype.forEach.call(value, (item) => void items.push(item));
       return `Set {${listed(items.length, (at) => this.show(items[at], depth + 1)).join(", ")}}`;
     }
-    if (types.isMap(value)) {
+    if (isMap(value)) {
       const pairs: string[] = [];
       Map.prototype.forEach.call(value, (item, key) => {
         if (pairs.length <= ITEMS) pairs.push(`${this.show(key, depth + 1)} => ${this.show(item, depth + 1)}`);

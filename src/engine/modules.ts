@@ -2,7 +2,7 @@
  * Modules: what a specifier means, how the source of one is found, and `import()` wherever it stands. Nothing is read
  * from a disk or a network here: sources are those that Python has defined, or gives when it is asked.
  */
-import { types } from "node:util";
+import { isUint8Array } from "node:util/types";
 import { TO_ENGINE as FROM } from "../../contract/engine.ts";
 import { ModuleRecord } from "./module-record.ts";
 import type { Realm } from "./realm.ts";
@@ -281,7 +281,7 @@ export class Modules {
   }
 
   #valueOf(url: string, source: unknown, type: string): unknown {
-    const text = types.isUint8Array(source) && type !== "bytes" ? new TextDecoder().decode(bytesOf(source)) : source;
+    const text = isUint8Array(source) && type !== "bytes" ? new TextDecoder().decode(bytesOf(source)) : source;
     if (type === "json" && typeof text === "string") {
       try {
         return this.#parse(text);

@@ -1,10 +1,10 @@
 /** Errors of this program, told from what the guest throws without running any code of the guest. */
-import { types } from "node:util";
+import { isProxy } from "node:util/types";
 
 /** As `instanceof`, which asks traps of proxies. */
 export function isOwn<T>(error: unknown, kind: abstract new (...args: never[]) => T): error is T {
   let one = error;
-  while ((typeof one === "object" || typeof one === "function") && one !== null && !types.isProxy(one)) {
+  while ((typeof one === "object" || typeof one === "function") && one !== null && !isProxy(one)) {
     if (one === kind.prototype) return true;
     one = Reflect.getPrototypeOf(one);
   }

@@ -1,5 +1,5 @@
 /** What Python is told of something that the guest threw. Nothing that the guest can do makes this fail. */
-import { types } from "node:util";
+import { isNativeError } from "node:util/types";
 import { limit } from "../base/limits.ts";
 
 const LEVELS_MAX = limit("errorLevels");
@@ -114,7 +114,7 @@ const NOTHING: Thrown = {
 function isErrorLike(error: unknown): boolean {
   if (typeof error !== "object" || error === null) return false;
   return (
-    types.isNativeError(error) ||
+    isNativeError(error) ||
     (quietly(() => typeof (error as Error).stack === "string" && typeof (error as Error).name === "string") ?? false)
   );
 }

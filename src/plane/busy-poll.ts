@@ -3,7 +3,7 @@
  * (docs/internals/waiting.md). One instance for all channels, because polling one of them delays all.
  */
 import type { SharedRingBuffer } from "./ring.ts";
-import { availableParallelism } from "node:os";
+import { late } from "../base/platform.ts";
 import { LoadMeter, type Load } from "./load.ts";
 import { core, leaveCore } from "./system.ts";
 
@@ -166,7 +166,9 @@ export const busyPoll = new BusyPoll({
   now: () => performance.now(),
   core,
   leaveCore,
-  cores: availableParallelism(),
+  get cores() {
+    return late("node:os").availableParallelism();
+  },
   load: () => meter.load(),
   soon: queueMicrotask,
   later: (look) => void setImmediate(look),

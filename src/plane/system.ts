@@ -3,9 +3,9 @@
  * daemon or a command.
  */
 import { FFIType, ptr, toArrayBuffer, type dlopen, type Pointer } from "bun:ffi";
-import { readFileSync } from "node:fs";
 import { RLIMIT } from "../../contract/linux.ts";
 import { IpcError } from "../base/errors.ts";
+import { late } from "../base/platform.ts";
 import { openLibc } from "./open-libc.ts";
 
 const { i32, u32, u64, i64, ptr: pointer } = FFIType;
@@ -314,7 +314,7 @@ export function leaveCore(): boolean {
 function isAllOnline(set: Buffer): boolean {
   let text: string;
   try {
-    text = readFileSync("/sys/devices/system/cpu/online", "latin1");
+    text = late("node:fs").readFileSync("/sys/devices/system/cpu/online", "latin1");
   } catch {
     return false;
   }
