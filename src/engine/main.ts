@@ -1,6 +1,5 @@
 /** A process in which JavaScript of a Python program runs: meets its shim, takes one channel, and serves it. */
-import type { OpenSegment } from "../plane/meet.ts";
-import { meet } from "../plane/meeting.ts";
+import { meetOnce } from "../plane/meeting.ts";
 import { addBundling } from "./bundling.ts";
 import { receiveFd, requireSystem } from "../plane/system.ts";
 import { addGrants } from "./granting.ts";
@@ -17,9 +16,9 @@ process.on("uncaughtException", () => undefined); // of promises that nobody han
 process.on("unhandledRejection", () => undefined);
 /** Of the packet that a socket for debuggers comes with. */
 const DEBUG_BYTES = 4;
-void begin();
+begin();
 
-async function begin(): Promise<void> {
+function begin(): void {
   try {
     requireSystem();
   } catch (error) {
@@ -27,11 +26,11 @@ async function begin(): Promise<void> {
     process.stderr.write(`${why}\n`);
     process.exit(1);
   }
-  const taken = Promise.withResolvers<OpenSegment>();
-  const meeting = await meet({ calls: taken.resolve });
-  const segment = await taken.promise;
+  const takeChannel = meetOnce();
   forbidImports();
-  const session = new Session(segment, new Realm());
+  const realm = new Realm(); // while Python is told that we are there
+  const segment = takeChannel();
+  const session = new Session(segment, realm);
   process.on("unhandledRejection", (reason) => {
     if (session.isPrinting) session.enterLater(() => raise(reason));
   });
@@ -56,7 +55,6 @@ async function begin(): Promise<void> {
   const streams = new Streams(session); // before any code of the guest, and while Python hears of us
   session.add(streams);
   addGrants(session, streams);
-  meeting.leave();
 }
 
 function raise(reason: unknown): never {

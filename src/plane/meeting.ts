@@ -41,6 +41,25 @@ export function acceptOn(socket: number, timeoutMs: number): OpenSegment {
   return takeSegment(packet, ["calls"]).segment;
 }
 
+/**
+ * Meets the shim of this process, which does nothing else until its only channel is there: what is returned waits for
+ * that, blocking.
+ * @throws IpcError FAILED as {@link meet}; what is returned throws BrokenChannel if there will be none
+ */
+export function meetOnce(): () => OpenSegment {
+  const socket = reachShim();
+  return () => {
+    try {
+      return acceptOn(socket, FOREVER);
+    } finally {
+      closeFd(socket);
+    }
+  };
+}
+
+/** As poll(2) has it. */
+const FOREVER = -1;
+
 type Use = keyof typeof CHANNEL_KIND;
 type Taken = { readonly use: Use; readonly label: string; readonly segment: OpenSegment };
 
