@@ -9,19 +9,14 @@ import { IpcError } from "../base/errors.ts";
 import { PARTS, PYTHON_BOOT, PYTHON_PACKAGES } from "../base/install.ts";
 import { find, isPythonName, SYSTEM_PATH } from "./languages.ts";
 
-/** Libraries of the system, and the few files by which they find each other. */
+/** Libraries of the system, and the few files by which they find each other; the time zone. */
 const SYSTEM = [
   ...["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/ld.so.preload"],
-  ...["/etc/alternatives", "/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/etc/ssl/certs"],
-  ...[
-    "/etc/ssl/openssl.cnf",
-    "/usr/share/ca-certificates",
-    "/etc/mime.types",
-    "/usr/share/locale",
-    "/usr/share/python-wheels", // the wheels that ensurepip installs, in Debian and Fedora
-    "/etc/pki/tls/certs",
-  ],
+  ...["/etc/alternatives", "/usr/share/zoneinfo", "/etc/localtime", "/etc/timezone", "/etc/ssl/openssl.cnf"],
 ];
+const CERTIFICATES = ["/etc/ssl/certs", "/usr/share/ca-certificates", "/etc/pki/tls/certs"];
+/** What Python reads besides; the wheels are those that ensurepip installs, in Debian and Fedora. */
+const PYTHONS = ["/etc/mime.types", "/usr/share/locale", "/usr/share/python-wheels"];
 
 /** A wrapper takes about ten milliseconds, but seconds on a busy machine, while the daemon waits. */
 const ASKING_MS = 30_000;
@@ -32,6 +27,9 @@ export type Program = {
   readonly readable: readonly string[];
 };
 
+/** What of the system serves it, beside libraries. A program that may start others has all. */
+export type Needs = { readonly isPython: boolean; readonly hasNetwork: boolean };
+
 export type Asking = { readonly cwd: string; readonly env: Readonly<Record<string, string>> };
 
 /**
@@ -40,6 +38,7 @@ export type Asking = { readonly cwd: string; readonly env: Readonly<Record<strin
  * @param isChosen the user chose it, or it is on the user's PATH; a program named by the script or its folder is not
  * executed to ask it
  * @param asking environment and folder for asking it; the script has no say in them
+ * @param needs each mount takes time at its start
  * @throws IpcError POLICY_REFUSED if it is not a program that the kernel can start by itself
  */
 export function describeProgram(
@@ -49,9 +48,11 @@ export function describeProgram(
   env: Readonly<Record<string, string>>,
   isChosen: boolean,
   asking: Asking,
+  { isPython, hasNetwork }: Needs,
 ): Program {
+  const system = [...SYSTEM, ...(isPython || hasNetwork ? CERTIFICATES : []), ...(isPython ? PYTHONS : [])];
   const found = find(executable, cwd, env.PATH ?? SYSTEM_PATH);
-  if (found === undefined) return { executable, readable: [...SYSTEM, ...files] }; // its start will report it
+  if (found === undefined) return { executable, readable: [...system, ...files] }; // its start will report it
   const path = isScript(found) ? asks(found, asking, isChosen) : found;
   const real = realpathSync(path);
   if (!isChosen && !isPythonName(real))
@@ -65,14 +66,12 @@ export function describeProgram(
   return {
     executable: path,
     readable: [
-      ...SYSTEM,
+      ...system,
       path,
       real,
       ...(hasPythonIn(library) ? [library, join(prefix, "ssl"), join(prefix, "share/zoneinfo")] : []),
       ...(isVenv ? [venv] : []),
-      PYTHON_BOOT,
-      PYTHON_PACKAGES,
-      join(PARTS, "python"),
+      ...(isPython ? [PYTHON_PACKAGES, PYTHON_BOOT, join(PARTS, "python")] : []),
       ...files,
     ],
   };

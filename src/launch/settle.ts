@@ -135,8 +135,12 @@ export function settle(wanted: Preparation): Settled {
     ...pythonPath({ PYTHONPATH: app.env.PYTHONPATH ?? inherited.PYTHONPATH ?? "" }),
   ].filter((path) => path !== undefined);
   if (hidesFiles) for (const path of [launch.cwd, ...files]) requireTextPath(path);
+  const needs = {
+    isPython: running.language !== "javascript" || policy.process.mayExec,
+    hasNetwork: policy.network.mode !== "none",
+  };
   const describe = (word: string): Program =>
-    describeProgram(word, files, launch.cwd, launch.env, running.isChosen, asking);
+    describeProgram(word, files, launch.cwd, launch.env, running.isChosen, asking, needs);
   const program = isNarrow ? describe(launch.argv[0]!) : { executable: launch.argv[0]!, readable: [] };
   const behind = isNarrow && running.at > 0 ? describe(running.argv[running.at]!).readable : [];
   const machine = thisMachine();

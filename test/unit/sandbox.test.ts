@@ -8,6 +8,7 @@ import { IpcError } from "../../src/base/errors.ts";
 import type { Machine } from "../../src/sandbox/kernel.ts";
 import { compilePlan, type Plan } from "../../src/sandbox/plan.ts";
 import { loadPolicy, parsePolicy, policyJsonSchema, shippedPolicies } from "../../src/sandbox/policy.ts";
+import { describeProgram } from "../../src/launch/readable.ts";
 import { findGuarded } from "../../src/sandbox/guarded.ts";
 import { splitHost } from "../../src/sandbox/hosts.ts";
 import { SYSTEM_CALLS, type Call } from "../../src/sandbox/system-calls.ts";
@@ -512,4 +513,15 @@ test("random policies never become a plan that grants what they deny", () => {
     }),
     { numRuns: 500 },
   );
+});
+
+test("a program in JavaScript that starts no other is not shown what Python reads, and certificates only for a network", () => {
+  const shown = (isPython: boolean, hasNetwork: boolean): string[] =>
+    describeProgram(...([process.execPath, [], "/", {}, true, { cwd: "/", env: {} }] as const), {
+      isPython,
+      hasNetwork,
+    }).readable.filter((path) => /python|mime|locale$|certs|certificates/.test(path));
+  expect(shown(false, false)).toEqual([]);
+  expect(shown(false, true).every((path) => /cert/.test(path))).toBe(true);
+  expect(shown(true, false)).toContain("/usr/share/python-wheels");
 });
