@@ -300,11 +300,12 @@ _Noreturn void ipc_child_exec(
 	if (!is_foreground)
 		setsid();
 	reset_signals();
-	if (!is_foreground && !pass_gate(fds))
-		_exit(126);
+	/* While the shim is recording our pid. */
 	rc = settle(spec, fds, parent, true, &token, &step);
 	if (rc != 0)
 		fail(fds->report, rc, step);
+	if (!is_foreground && !pass_gate(fds))
+		_exit(126);
 	environ = spec->envp;
 	if (spec->is_confined)
 		fail(fds->report, execute(spec, &token), IPC_STEP_EXEC);
