@@ -1,7 +1,6 @@
 /** The kernel's limit of memory for an engine whose guest has one. */
 import { ENGINE_START } from "../../contract/engine.ts";
-import { late } from "../base/platform.ts";
-import { limitData } from "../plane/system.ts";
+import { limitData, readText } from "../plane/system.ts";
 
 const KIB = 1024;
 
@@ -12,6 +11,6 @@ const KIB = 1024;
 export function limitMemory(): void {
   const most = process.env[ENGINE_START.limit];
   if (most === undefined) return;
-  const [, data] = /^VmData:\s+(\d+) kB$/m.exec(late("node:fs").readFileSync("/proc/self/status", "latin1"))!;
+  const [, data] = /^VmData:\s+(\d+) kB$/m.exec(readText("/proc/self/status"))!;
   limitData(Number(data) * KIB + Number(most) + ENGINE_START.room.all);
 }

@@ -1,5 +1,5 @@
 /** Whether the machine has an idle core: the kernel counts the idle time of all cores. */
-import { late } from "../base/platform.ts";
+import { readText } from "./system.ts";
 
 export type Load = "busy" | "idle" | "unknown";
 
@@ -17,7 +17,7 @@ export class LoadMeter {
   #idle = 0;
   #load: Load = "unknown";
 
-  constructor(read = (): string => late("node:fs").readFileSync("/proc/uptime", "latin1")) {
+  constructor(read = (): string => readText("/proc/uptime")) {
     this.#read = read;
   }
 

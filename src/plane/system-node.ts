@@ -1,5 +1,5 @@
 /** The system calls of the data plane on Node, through a small addon; system.ts has the same interface. */
-import { fstatSync } from "node:fs";
+import { fstatSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { EDITION } from "../../contract/edition.ts";
@@ -151,6 +151,10 @@ export function receive(socket: number, timeoutMs: number): Buffer | undefined {
   if (!waitReadable(socket, timeoutMs)) return undefined;
   const bytes = Buffer.alloc(4096);
   return bytes.subarray(0, Math.max(0, addon().receive(socket, bytes, 0)));
+}
+
+export function readText(path: string): string {
+  return readFileSync(path, "latin1");
 }
 
 export function core(): number {

@@ -5,7 +5,6 @@
 import { FFIType, ptr, toArrayBuffer, type dlopen, type Pointer } from "bun:ffi";
 import { RLIMIT } from "../../contract/linux.ts";
 import { IpcError } from "../base/errors.ts";
-import { late } from "../base/platform.ts";
 import { openLibc } from "./open-libc.ts";
 
 const { i32, u32, u64, i64, ptr: pointer } = FFIType;
@@ -26,6 +25,8 @@ const SYMBOLS = {
   recv: { args: [i32, pointer, u64, i32], returns: i64 },
   send: { args: [i32, pointer, u64, i32], returns: i64 },
   poll: { args: [pointer, u64, i32], returns: i32 },
+  open: { args: [pointer, i32], returns: i32 },
+  read: { args: [i32, pointer, u64], returns: i64 },
   close: { args: [i32], returns: i32 },
   sched_getcpu: { args: [], returns: i32 },
   sched_getaffinity: { args: [i32, u64, pointer], returns: i32 },
@@ -285,6 +286,14 @@ export function receive(socket: number, timeoutMs: number): Buffer | undefined {
   return Buffer.from(received.bytes.subarray(0, Math.max(0, count)));
 }
 
+/** The beginning of a small file, such as those of the kernel, without node:fs, which takes long to load. */
+export function readText(path: string): string {
+  const fd = checked(libc.open(ptr(Buffer.from(`${path}\0`)), CLOEXEC), `open ${path}`);
+  const count = Number(libc.read(fd, received.at, BigInt(received.bytes.length)));
+  libc.close(fd);
+  return received.bytes.toString("latin1", 0, checked(count, `read ${path}`));
+}
+
 /** The core that this thread runs on, counted from one; 0 is unknown. */
 export function core(): number {
   return libc.sched_getcpu() + 1;
@@ -314,7 +323,7 @@ export function leaveCore(): boolean {
 function isAllOnline(set: Buffer): boolean {
   let text: string;
   try {
-    text = late("node:fs").readFileSync("/sys/devices/system/cpu/online", "latin1");
+    text = readText("/sys/devices/system/cpu/online");
   } catch {
     return false;
   }
