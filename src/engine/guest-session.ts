@@ -30,6 +30,8 @@ import { dataProperty, GuestReader, GuestWriter, ValueFault, type Limits, type R
 const TURN_MS = 1;
 /** The longest sleep of a blocking wait between two looks. */
 const LOOK_MS = 1000;
+/** For so long an engine that has just begun does nothing but wait. */
+const FIRST_MS = 5;
 /** Between two looks whether Python has read what it was told. */
 const FULL_MS = 5;
 /** What is left of code that was ended has so long to end, and so often anew. */
@@ -146,6 +148,11 @@ export class Session {
 
   hello(): void {
     this.tell([TO.hello, 0, { pid: process.pid, ...versionOf() }]);
+  }
+
+  /** Takes what Python asks at once, if it does: the first turn of the event loop takes longer than most code. */
+  takeFirst(): void {
+    this.#channel.waitBlocking(FIRST_MS);
   }
 
   /** Sends a message of ours. */

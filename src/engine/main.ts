@@ -55,6 +55,7 @@ function begin(): void {
   const streams = new Streams(session); // before any code of the guest, and while Python hears of us
   session.add(streams);
   addGrants(session, streams);
+  session.takeFirst();
 }
 
 function raise(reason: unknown): never {
