@@ -114,7 +114,14 @@ class Inspection {
   }
 }
 
+/** No more than is shown in the end: of nested lists, all of it could be more than memory has room for. */
 function listed(count: number, show: (at: number) => string): string[] {
-  const shown = Array.from({ length: Math.min(count, ITEMS) }, (_, at) => show(at));
-  return count > ITEMS ? [...shown, `… ${count - ITEMS} more`] : shown;
+  const shown: string[] = [];
+  let characters = 0;
+  for (let at = 0; at < Math.min(count, ITEMS) && characters <= CHARACTERS; at++) {
+    const text = show(at);
+    characters += text.length;
+    shown.push(text);
+  }
+  return count > shown.length ? [...shown, `… ${count - shown.length} more`] : shown;
 }

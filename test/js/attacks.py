@@ -868,6 +868,20 @@ def long_stacks(js: Any) -> None:
     works(one)
 
 
+@case("What is shown of nested lists does not fill memory")
+def wide_lists(js: Any) -> None:
+    for engine in ("bun", "v8"):
+        said: list[str] = []
+        with js.Runtime(engine=engine, max_memory=64 * MB, timeout=10) as one:
+            one.eval(
+                "{ let wide = 'z'.repeat(9000); for (let n = 0; n < 3; n++) wide = Array(101).fill(wide);"
+                " console.log(wide); console.log({ wide }) }",
+                console=lambda _, text, said=said: said.append(text),
+            )
+            works(one)
+        equal([len(text) < 11_000 and text.endswith(" characters)") for text in said], [True, True], engine)
+
+
 @case("A flood of lines to the console is ended with its evaluation")
 def flood_of_lines(js: Any) -> None:
     one = js.Runtime()
