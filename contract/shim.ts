@@ -143,7 +143,7 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
   ],
   owner: [
     "empty, or u32 claim_ms (at least 1)",
-    "optional, from version 2: a program owns the worker, through a pipe that is the shim's standard input (with STDIO its descriptor 3), or (with claim_ms) through the connection on which it sends OWN within that time. The end of that pipe or connection, which kill -9 of the program causes too, stops the tree as STOP says; so does a claim that does not come. The exit record is not synced to disk",
+    "optional, from version 2: a program owns the worker, through a pipe that is the shim's standard input (with STDIO its descriptor 3), or (with claim_ms) through the connection on which it sends OWN within that time. The end of that pipe or connection, which kill -9 of the program causes too, stops the tree as STOP says; so does a claim that does not come. Neither its log nor its exit record is synced to disk",
   ],
   lines: [
     "empty",

@@ -68,5 +68,6 @@ void ipc_run_drain_output(void)
 		poll(NULL, 0, (int)IPC_RETRY_MS);
 		ipc_run_retry_log();
 	}
-	fsync(shim.log.fd);
+	if (!shim.spec.is_owned)
+		fsync(shim.log.fd);
 }
