@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .._contract import TO_ENGINE_DEFINE
@@ -43,9 +44,7 @@ class Modules:
         self._is_typescript = is_typescript
         self._resolver: Resolver | None = None
         self._loader: Loader | None = None
-        # Each twice: for the thread that waits for a module, and for an event loop.
-        self._resolving = [number(one, "resolver")[0] for one in (self._resolve, self._resolve_async)]
-        self._loading = [number(one, "loader")[0] for one in (self._load, self._load_async)]
+        self._number = number
         if is_typescript or packages is not None:
             self._tell()
 
@@ -68,10 +67,17 @@ class Modules:
         self._loader = _callable(loader, "loader")
         self._tell()
 
+    @cached_property
+    def _asked(self) -> tuple[list[int], list[int]]:
+        """How the engine asks the resolver and the loader: for the thread that waits, and for an event loop."""
+        resolving = [self._number(one, "resolver")[0] for one in (self._resolve, self._resolve_async)]
+        return resolving, [self._number(one, "loader")[0] for one in (self._load, self._load_async)]
+
     def _tell(self) -> None:
+        resolving, loading = self._asked
         told = {
-            "resolver": None if self._resolver is None and self._packages is None else self._resolving,
-            "loader": None if self._loader is None and self._packages is None else self._loading,
+            "resolver": None if self._resolver is None and self._packages is None else resolving,
+            "loader": None if self._loader is None and self._packages is None else loading,
             "typescript": self._is_typescript,
         }
         self._session.send([TO_ENGINE_DEFINE, 0, "", told])

@@ -46,6 +46,8 @@ _LOOKS_AFTER = 25
 _REST_SECONDS = 0.25
 #: More than the shim says where it cannot start, and than the kernel says of memory.
 _TEXT_BYTES = 4096
+#: In the folder of an engine that has ended.
+_LEFT = ("lock", "run", "exit", "logs/0000000001.log")
 #: What the engine itself takes once code runs: compiled code, structures, threads.
 _ENGINE_ROOM: int = json.loads(_contract.ENGINE_START)["room"]["used"]
 #: How an engine ends that gets no memory.
@@ -215,8 +217,8 @@ class Guest:
         return _resident(self.pid)[0] if self._shim.is_running else 0
 
     def dispose(self) -> None:
-        """Kills all of it. Nothing of it runs any more; a thread reaps it, and removes its folder. Idempotent; in a
-        forked child it has no effect on the engine.
+        """Has all of it killed, by its shim and by the thread that reaps it and removes its folder, whichever comes
+        first. Idempotent; in a forked child it has no effect on the engine.
         """
         with self._lock:
             if self._is_disposed:
@@ -224,7 +226,7 @@ class Guest:
             self._is_disposed = True
         if self._limit is not None:
             self._limit.close()
-        self._shim.kill()
+        self._shim.release()
         self.end.close()
         _all.discard(self)
         _reaper.take(self._shim)
@@ -370,6 +372,10 @@ class Engine:
     def kill(self) -> None:
         raise NotImplementedError
 
+    def release(self) -> None:
+        """:meth:`kill` for whoever goes on, and has :meth:`close` called soon."""
+        self.kill()
+
     def wait(self, timeout: float) -> bool:
         """Until nothing of it runs."""
         raise NotImplementedError
@@ -391,7 +397,7 @@ class Engine:
         return f"killed by signal {number}"
 
     def close(self) -> None:
-        """After :meth:`kill`: waits, and leaves nothing."""
+        """After :meth:`kill` or :meth:`release`: waits, and leaves nothing."""
         raise NotImplementedError
 
     def forsake(self) -> None:
@@ -486,9 +492,13 @@ class _Shim(Engine):
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
+        self.release()
+
+    def release(self) -> None:
+        """The shim kills whatever is left. Its threads end on other cores than ours, as far as there are some."""
         with self._lock:
             if self._owner >= 0:
-                os.close(self._owner)  # the shim kills whatever is left
+                os.close(self._owner)
                 self._owner = -1
 
     def wait(self, timeout: float) -> bool:
@@ -512,6 +522,7 @@ class _Shim(Engine):
             return self._record
 
     def close(self) -> None:
+        self.kill()
         if self._process is not None:
             if not self.wait(END_SECONDS):
                 self._process.kill()  # it hangs: what it supervises ends with it
@@ -535,7 +546,14 @@ class _Shim(Engine):
                 os.close(descriptor)
 
     def _remove(self) -> None:
-        if self._folder:
+        if not self._folder:
+            return
+        try:  # what is left by all of them that have logged little
+            for name in _LEFT:
+                os.unlink(f"{self._folder}/{name}")
+            os.rmdir(f"{self._folder}/logs")
+            os.rmdir(self._folder)
+        except OSError:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 

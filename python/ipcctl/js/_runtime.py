@@ -698,6 +698,7 @@ class Runtime:
     def terminate(self) -> None:
         """Ends its process at once; what runs raises :class:`RuntimeTerminated`."""
         self._end(RuntimeTerminated(f"Runtime terminated: {_HOST_REQUEST}"))
+        self._guest.kill()
 
     def _end(self, error: RuntimeError) -> None:
         if self._pid != _here.pid:
