@@ -58,6 +58,35 @@ def packages(js: Any) -> None:
         equal(fails(lambda: found["parse"]({}), js.JavaScriptError).name, "ZodError")  # type: ignore[attr-defined]
 
 
+@case("Files of packages are data where they are imported as that", only_ours=True)
+def data(js: Any) -> None:
+    files = {
+        "node_modules/shop/package.json": '{"main": "main.js", "version": "1.2"}',
+        "node_modules/shop/main.js": "module.exports = 5",
+        "node_modules/shop/notes.txt": "notes \u00e9",
+        "secret.txt": "secret",
+    }
+    source = """
+    import shop from "shop";
+    import manifest from "shop/package.json" with { type: "json" };
+    import text from "shop/notes.txt" with { type: "text" };
+    import bytes from "shop/notes.txt" with { type: "bytes" };
+    export const results = [shop, manifest.version, text, bytes.length];
+    """
+    with folder(files) as root, js.Runtime(modules=root) as one:
+        one.add_static_module("main", source)
+        equal(one.eval_module("main")["results"], [5, "1.2", "notes \u00e9", 8])
+
+        async def later() -> Any:
+            return await one.eval_async("import('shop/notes.txt', { with: { type: 'text' } }).then((m) => m.default)")
+
+        equal(asyncio.run(later()), "notes \u00e9")
+        (root / "node_modules/shop/link.txt").symlink_to("/etc/passwd")
+        for name in ("shop/link.txt", "shop/../../secret.txt", "npm:/secret.txt", "npm:/node_modules/shop/link.txt"):
+            one.add_static_module("main", f"import text from '{name}' with {{ type: 'text' }}; export default text")
+            fails(lambda: one.eval_module("main"), js.JavaScriptError)
+
+
 @case(
     "import() of a script, an async request and npm: find packages too; of CommonJS the names that its text shows",
     only_ours=True,

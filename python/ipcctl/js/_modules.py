@@ -100,7 +100,7 @@ class Modules:
 
     def _load(self, url: str, kind: str) -> Any:
         if url in self._packaged and self._packages is not None:
-            return self._source(self._packages.load(url), url, url)
+            return self._source(self._packages.load(url, kind), url, url)
         if _is_async(self._loader):
             raise RuntimeError(_ASYNC_LOADER)
         source = self._ask_loader(url)
@@ -111,7 +111,7 @@ class Modules:
 
     async def _load_async(self, url: str, kind: str) -> Any:
         if url in self._packaged and self._packages is not None:
-            return self._source(await asyncio.to_thread(self._packages.load, url), url, url)
+            return self._source(await asyncio.to_thread(self._packages.load, url, kind), url, url)
         source = self._ask_loader(url)
         if inspect.isawaitable(source):
             source = await source

@@ -59,9 +59,15 @@ class Packages:
                 return SCHEME + os.path.relpath(self._entry(package, name, subpath), self.root).replace(os.sep, "/")
         return None
 
-    def load(self, url: str) -> str:
-        """The source of a module. :raises BundleError:"""
-        return self.bundle(self._file_of(url), None, is_alone=True)
+    def load(self, url: str, kind: str) -> str | bytes:
+        """The source of a module, or what its file contains if it is imported as data. :raises BundleError:"""
+        file = self._file_of(url)
+        if kind == "":
+            return self.bundle(file, None, is_alone=True)
+        if os.path.realpath(file) != file or not os.path.isfile(file):
+            raise BundleError(f"{file} was a file of its package, and is none any more")
+        with open(file, "rb") as source:
+            return source.read()
 
     def bundle(
         self, entry: str, source: str | None, *, is_alone: bool, is_script: bool = False, is_minified: bool = False
