@@ -64,18 +64,19 @@ def data(js: Any) -> None:
         "node_modules/shop/package.json": '{"main": "main.js", "version": "1.2"}',
         "node_modules/shop/main.js": "module.exports = 5",
         "node_modules/shop/notes.txt": "notes \u00e9",
+        "node_modules/shop/raw.txt": "\u00e9",
         "secret.txt": "secret",
     }
     source = """
     import shop from "shop";
     import manifest from "shop/package.json" with { type: "json" };
     import text from "shop/notes.txt" with { type: "text" };
-    import bytes from "shop/notes.txt" with { type: "bytes" };
+    import bytes from "shop/raw.txt" with { type: "bytes" };
     export const results = [shop, manifest.version, text, bytes.length];
     """
     with folder(files) as root, js.Runtime(modules=root) as one:
         one.add_static_module("main", source)
-        equal(one.eval_module("main")["results"], [5, "1.2", "notes \u00e9", 8])
+        equal(one.eval_module("main")["results"], [5, "1.2", "notes \u00e9", 2])
 
         async def later() -> Any:
             return await one.eval_async("import('shop/notes.txt', { with: { type: 'text' } }).then((m) => m.default)")
