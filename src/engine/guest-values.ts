@@ -74,11 +74,9 @@ const TAGS: Readonly<Record<string, number>> = {
   Float64Array: 86,
 };
 /** What values count towards the limit on their bytes. */
-const COST = {
-  ...{ null: 4, boolean: 5, integer: 20, double: 24, date: 16, set: 24, hole: 1 },
-  // What is empty takes memory of Python too: a dict 64 bytes, a function some 600, a stream 2,600.
-  ...{ container: 16, function: 32, stream: 256 },
-};
+const COST = { null: 4, boolean: 5, integer: 20, double: 24, date: 16, set: 24, hole: 1 };
+/** What is empty takes memory of Python too: a dict 64 bytes, a function some 600, a stream 2,600. */
+const OBJECT_COST = { container: 16, function: 32, stream: 256 };
 const I64 = 2 ** 63;
 const FIRST_MS = Date.parse("0001-01-01T00:00:00Z");
 const LAST_MS = Date.UTC(9999, 11, 31, 23, 59, 59, 999);
@@ -187,7 +185,7 @@ export class GuestWriter {
       case "symbol":
         throw new ValueFault("Cannot convert a Symbol: it has no counterpart in Python");
       case "function":
-        this.#pay(COST.function);
+        this.#pay(OBJECT_COST.function);
         return this.#reference(REFERENCE.guestFunction, this.#references.lend(value, self), value);
       case "object":
         if (value !== null) return this.#object(value, depth);
@@ -236,7 +234,7 @@ export class GuestWriter {
     }
     if (isMap(value)) return this.#map(value, depth);
     if (this.#references.isStream(value)) {
-      this.#pay(COST.stream);
+      this.#pay(OBJECT_COST.stream);
       return this.#reference(REFERENCE.engineStream, this.#references.lendStream(value));
     }
     this.#record(value, depth);
@@ -244,7 +242,7 @@ export class GuestWriter {
 
   #enter(container: object): void {
     if (this.#open.includes(container)) throw new ValueFault("Cannot serialize circular reference");
-    this.#pay(COST.container);
+    this.#pay(OBJECT_COST.container);
     this.#open.push(container);
   }
 
@@ -323,7 +321,7 @@ export class GuestWriter {
     const form = this.#references.share(tag === undefined ? bytes : viewOf(tag, bytes));
     if (form) return this.#shared(form);
     if (tag !== undefined && this.#keys > 0) throw unhashable("an array of numbers");
-    this.#pay(bytes.length + (tag === undefined ? 0 : COST.container));
+    this.#pay(bytes.length + (tag === undefined ? 0 : OBJECT_COST.container));
     if (tag === undefined && bytes.length >= KEPT_ROOM.least && this.#isKept(bytes)) return;
     if (bytes.length >= LARGE_BYTES.toPython && this.#isMoved(bytes, tag)) return;
     if (tag !== undefined) this.#out.head(6, tag);
