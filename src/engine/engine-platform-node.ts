@@ -17,6 +17,9 @@ export function drain(): void {
   (process as unknown as Ticks)._tickCallback();
 }
 
+/** A program is itself a microtask: what it has evaluated then would be answered before its microtasks have run. */
+export const IS_DRAINED_AT_START = false;
+
 /** There is no look into a promise: what it is settled with is asked for, and comes at once if it is there. */
 export function promiseState(value: unknown, settle: Settle): PromiseState {
   if (!isPromise(value)) return { kind: "none" };

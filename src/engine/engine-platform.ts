@@ -16,6 +16,9 @@ export function drain(): void {
   drainMicrotasks();
 }
 
+/** Whether {@link drain} runs anything before the event loop has begun. */
+export const IS_DRAINED_AT_START = true;
+
 export function promiseState(value: unknown, _settle: Settle): PromiseState {
   if (!isPromise(value)) return { kind: "none" };
   const kind = Bun.peek.status(value);

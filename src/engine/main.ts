@@ -5,7 +5,7 @@ import { receiveFd, requireSystem } from "../plane/system.ts";
 import { addGrants } from "./granting.ts";
 import { addModules } from "./modules.ts";
 import { Pictures } from "./pictures.ts";
-import { forbidImports, memory, versionOf } from "./engine-platform.ts";
+import { forbidImports, IS_DRAINED_AT_START, memory, versionOf } from "./engine-platform.ts";
 import { limitMemory } from "./memory-limit.ts";
 import { Realm } from "./realm.ts";
 import { Session } from "./guest-session.ts";
@@ -55,7 +55,7 @@ function begin(): void {
   const streams = new Streams(session); // before any code of the guest, and while Python hears of us
   session.add(streams);
   addGrants(session, streams);
-  session.takeFirst();
+  if (IS_DRAINED_AT_START) session.takeFirst();
 }
 
 function raise(reason: unknown): never {
