@@ -5,6 +5,7 @@
  */
 import { renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { LIMITS } from "../contract/limits.ts";
 
 const ROOT = join(import.meta.dir, "..");
 const OUT = join(ROOT, "build/js");
@@ -66,7 +67,17 @@ for (const [path, name] of Object.entries({ ...PROGRAMS, ...OTHERS }))
 /** Stacks of a guest pass through it: they are not to tell where it lies, which has the name of a user in it. */
 const NAME_OF_ENGINE = "//# sourceURL=ipcctl:engine";
 /** An engine starts often, and few need these. */
-const ON_DEMAND = ["typescript", "bundler", "guest-net", "guest-files"];
+const ON_DEMAND = ["typescript", "bundler", "guest-net", "guest-files", "streams-library"];
+/** Without their reasons, which an engine would keep three times. */
+const valuesOfLimits: Bun.BunPlugin = {
+  name: "values of limits",
+  setup(builder) {
+    builder.onLoad({ filter: /\/contract\/limits\.ts$/ }, () => {
+      const values = Object.entries(LIMITS).map(([name, { value }]) => [name, { value }]);
+      return { loader: "js", contents: `export const LIMITS = ${JSON.stringify(Object.fromEntries(values))};` };
+    });
+  },
+};
 for (const name of ["main", ...ON_DEMAND])
   await build({
     ...program,
@@ -74,6 +85,7 @@ for (const name of ["main", ...ON_DEMAND])
     naming: name === "main" ? "engine.[ext]" : `engine-${name}.[ext]`,
     footer: NAME_OF_ENGINE,
     plugins: [
+      valuesOfLimits,
       {
         name: "on demand",
         setup(builder) {
