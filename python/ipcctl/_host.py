@@ -208,6 +208,9 @@ class Host:
         one = serving()
         one.attach(path)
         found = one.wait_host(timeout)
+        if found is None and not one.is_met:
+            why = "another process of the worker has its channel to the host: ask there, or by the command ipc"
+            raise HostError("UNAUTHORIZED", why)
         if found is None:
             raise HostError("PLUGIN_UNAVAILABLE", f"the host has not answered within {timeout:.0f} s", retriable=True)
         with self._sending:

@@ -325,9 +325,16 @@ class Serving:
             pass
 
     def wait_host(self, timeout: float) -> Pipe | None:
-        """The channel to the host, once it is open; answers calls meanwhile if nobody else does."""
-        self._wait_for(lambda: self._host is not None and self._host.is_open, timeout)
+        """The channel to the host, once it is open; answers calls meanwhile if nobody else does. None where none comes
+        in time, or this process is turned away.
+        """
+        self._wait_for(lambda: not self.is_met or (self._host is not None and self._host.is_open), timeout)
         return self._host if self._host is not None and self._host.is_open else None
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the shim hands channels to this process: it does to one of a worker."""
+        return self._meeting is not None
 
     def _wait_for(self, is_there: Callable[[], bool], timeout: float) -> None:
         if is_there():

@@ -162,6 +162,21 @@ def speed(name, rounds):
     return best
 
 @ipcctl.expose
+def beside():
+    """What further processes of the worker are told."""
+    import subprocess, sys
+    code = "import ipcctl.js as js\\ntry: js.Runtime()\\nexcept Exception as error: print(type(error).__name__, error)"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        try: js.Runtime()
+        except Exception as error: os.write(writing, f"{type(error).__name__} {error}".encode())
+        os._exit(0)
+    os.wait()
+    return [ran.stdout + ran.stderr, os.read(reading, 4000).decode()]
+
+@ipcctl.expose
 def pid():
     return os.getpid()
 
@@ -347,6 +362,18 @@ test("a worker that asks the host by lines has them too", async () => {
   });
   await waitUntil(async () => (await home.status("by-lines")).state === "Stopped", "it has ended");
   expect(await home.lines("by-lines")).toEqual(["42"]);
+});
+
+test("no other process of the worker gets one, and each is told so at once", async () => {
+  await start("beside", "no-network", 1);
+  const began = performance.now();
+  const [run, forked] = (await call<string[]>("beside", "beside")) as [string, string];
+  expect(performance.now() - began).toBeLessThan(20_000); // it waited for half a minute
+  for (const told of [run, forked]) {
+    expect(told).toStartWith("PermissionError ipcctl.js: UNAUTHORIZED: another process of the worker has its channel");
+    expect(told).not.toContain("--allow-runtimes");
+  }
+  expect(await call<Taken>("beside", "take", "a")).toMatchObject({ confined: true });
 });
 
 test("nonsense is refused, and what is taken by nobody ends", async () => {

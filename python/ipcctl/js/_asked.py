@@ -55,7 +55,8 @@ class Asked(Owned):
                 )
             except HostError as error:
                 if error.code == "UNAUTHORIZED":
-                    raise PermissionError(f"ipcctl.js: {error}; {WAY_OUT}") from None
+                    way_out = "" if error.stage is None else f"; {WAY_OUT}"  # else this process cannot even ask
+                    raise PermissionError(f"ipcctl.js: {error}{way_out}") from None
                 if error.code == "NOT_GRANTED":
                     raise PermissionError(f"ipcctl.js: {error}") from None
                 is_of_engine = error.code == "FAILED" and options.engine != "bun"
