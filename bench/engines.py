@@ -279,8 +279,8 @@ def hundred_megabytes() -> dict[str, float]:
 
 
 def _cpu_seconds(pids: list[int]) -> float:
-    """Of all their threads, those that have ended too, by the kernel's clocks in nanoseconds: ticks of 10 ms tell nothing
-    of idle programs.
+    """Of all their threads, those that have ended too. The kernel's clocks count nanoseconds: ticks of 10 ms
+    tell nothing of idle programs.
     """
     total = 0.0
     for pid in pids:
