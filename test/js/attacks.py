@@ -668,6 +668,29 @@ FLOODS = {
 }
 
 
+@case("Memory that the kernel refuses before anybody has looked is told as that of the limit", only_ours=True)
+def unseen_memory(js: Any) -> None:
+    from unittest import mock
+
+    from ipcctl.js import _process
+
+    code = "globalThis.a = []; for (;;) a.push(new Uint8Array(256 * 1024))"
+
+    async def later_of(one: Any) -> None:
+        await one.eval_async(code)
+
+    with mock.patch.object(_process.Limit, "look", return_value=False):
+        for number in range(4):
+            one = js.Runtime(js.RuntimeConfig(max_memory=8 * MB))
+            fails(lambda one=one: one.eval("new Array(1e8).fill(0)"), js.JavaScriptError, "memory")
+            works(one)
+            if number % 2:
+                fails(lambda one=one: one.eval(code), js.RuntimeTerminated, "heap limit exceeded")
+            else:
+                fails(lambda one=one: asyncio.run(later_of(one)), js.RuntimeTerminated, "heap limit exceeded")
+            expect(one.is_closed(), "it is over")
+
+
 @case("Memory of every kind ends at max_memory, at most 50 MB above")
 def memory(js: Any) -> None:
     most, problems = 100 * MB, []

@@ -206,6 +206,12 @@ class Guest:
             self._reason = reason
         self._shim.kill()
 
+    def has_exceeded(self) -> bool:
+        """Whether it has more memory than it may have; then it is killed, unless it has crashed. For when JavaScript
+        got none any more, which may come before anybody has looked.
+        """
+        return self._limit is not None and self._limit.has_exceeded()
+
     def how_it_ended(self, timeout: float) -> str | None:
         """None while it runs. It ends a moment after its channel does."""
         if not self._shim.wait(timeout):
@@ -214,7 +220,7 @@ class Guest:
 
     def resident_bytes(self) -> int:
         """Of memory, as the kernel counts it; 0 once it has ended."""
-        return _resident(self.pid)[0] if self._shim.is_running else 0
+        return _memory(self.pid)[0] if self._shim.is_running else 0
 
     def dispose(self) -> None:
         """Has all of it killed, by its shim and by the thread that reaps it and removes its folder, whichever comes
@@ -641,25 +647,27 @@ def end_all() -> None:
     _folders.close()
 
 
-def _resident(pid: int) -> tuple[int, int]:
-    """All of it, and what is not shared. 0 where it has ended."""
+def _memory(pid: int) -> tuple[int, int, int]:
+    """Bytes of a process: resident ones, those of them that are not shared, and what it may write to (VmData, which
+    RLIMIT_DATA limits). 0 where it has ended.
+    """
     try:
         statm = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return 0, 0
+        return 0, 0, 0
     try:
-        return _read_resident(statm)
+        return _read_memory(statm)
     finally:
         os.close(statm)
 
 
-def _read_resident(statm: int) -> tuple[int, int]:
+def _read_memory(statm: int) -> tuple[int, int, int]:
     """One call of the kernel: whoever looks waits for the interpreter after each."""
     try:
-        _, resident, shared, *_ = map(int, os.pread(statm, _TEXT_BYTES, 0).split())
+        _, resident, shared, _, _, data, *_ = map(int, os.pread(statm, _TEXT_BYTES, 0).split())
     except (OSError, ValueError):
-        return 0, 0
-    return resident * _PAGE, (resident - shared) * _PAGE
+        return 0, 0, 0
+    return resident * _PAGE, (resident - shared) * _PAGE, data * _PAGE
 
 
 # ---- memory ----
@@ -676,8 +684,9 @@ class Limit:
         self._guest = weakref.ref(guest)
         self._most = most
         self._lock = threading.RLock()  # an engine that nobody holds may be disposed of in the midst
-        _, own = _resident(guest.pid)
-        self._most_used = own + most + _ENGINE_ROOM
+        _, own, data = _memory(guest.pid)
+        self._most_used, self._most_data = (begun + most + _ENGINE_ROOM for begun in (own, data))
+        self._is_exceeded = False
         self._running = 0
         self._looks = 0
         #: Code of the guest has run, and may again.
@@ -719,15 +728,29 @@ class Limit:
         with self._lock:
             if self._statm < 0:
                 return False
-            _, own = _read_resident(self._statm)
+            _, own, _ = _read_memory(self._statm)
             is_running = self._running > 0
         if own > self._most_used:
-            guest = self._guest()
-            if guest is not None:
-                guest.kill(_exceeded(self._most))
+            self._end()
             return False
         self._looks = _LOOKS_AFTER if is_running else self._looks - 1
         return self._looks > 0
+
+    def has_exceeded(self) -> bool:
+        """What was allocated and not written yet has no pages, but the kernel counts it, and has given no more. An
+        engine that got none for itself either has crashed by now.
+        """
+        with self._lock:
+            data = 0 if self._statm < 0 else _read_memory(self._statm)[2]
+        if data > self._most_data:
+            self._end()
+        return self._is_exceeded or data == 0
+
+    def _end(self) -> None:
+        self._is_exceeded = True
+        guest = self._guest()
+        if guest is not None:
+            guest.kill(_exceeded(self._most))
 
 
 def _exceeded(most: int) -> str:

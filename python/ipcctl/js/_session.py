@@ -102,6 +102,7 @@ class Process(Protocol):
 
     def interrupt(self) -> None: ...
     def kill(self) -> None: ...
+    def has_exceeded(self) -> bool: ...
     def how_it_ended(self, timeout: float) -> str | None: ...
 
 
@@ -658,6 +659,9 @@ class Session:
         kind = record["kind"]
         if kind == ENGINE_FAULT_THROWN:
             error = error_of(record, request.kind, self._raised.get)
+            if error.name == "RangeError" and self.process.has_exceeded():
+                self.finish(None)
+                return self.ended_error()
             self.locate(error)
             return error
         text = str(record["message"])[:_TEXT_CHARS]
