@@ -39,14 +39,16 @@ type Construct = {
   new (identifier: string, context: vm.Context, names: string[], evaluate: () => void, owner: object): Native;
 };
 
-const Native = nativeClass();
+let known: Construct | undefined;
 const FAILING = "ipcctl:failing";
 const PROLOGUE = `import"${FAILING}";`;
 
+/** Looked for by the first module, since that takes long and most engines have none. */
 function nativeClass(): Construct {
+  if (known) return known;
   const made = new vm.SourceTextModule("") as unknown as Record<symbol, object>;
   const key = Object.getOwnPropertySymbols(made).find(({ description }) => description === "kNative");
-  return (made[key!] as { constructor: unknown }).constructor as Construct;
+  return (known = (made[key!] as { constructor: unknown }).constructor as Construct);
 }
 
 /** One module. It is linked once with all that it imports, and evaluated as often as asked; its code runs once. */
@@ -72,6 +74,7 @@ export class ModuleRecord {
     const head = `${PROLOGUE}${source.includes("meta") ? `import.meta.url=${JSON.stringify(url)};` : ""}`;
     const text = `${head}${withoutHashbang(source)}\n//# sourceURL=${nameOf(url)}`;
     realm.firstColumns.set(nameOf(url), head.length);
+    const Native = nativeClass();
     const native = new Native(url, realm.context, text, 0, 0, undefined, undefined, owner, realm.importer);
     const requests = native.createModuleRecord().filter(({ specifier }) => specifier !== FAILING);
     return new ModuleRecord(realm, native, requests);
@@ -79,6 +82,7 @@ export class ModuleRecord {
 
   /** One that exports a value of the guest as `default`, and needs neither linking nor evaluating. */
   static ofValue(realm: Realm, url: string, value: unknown): ModuleRecord {
+    const Native = nativeClass();
     const native = new Native(url, realm.context, ["default"], () => native.setExport("default", value), {});
     native.instantiate();
     native.evaluate(-1, false);
@@ -88,6 +92,7 @@ export class ModuleRecord {
   /** @param found for each of `requests` the module that it means */
   link(found: readonly ModuleRecord[]): void {
     if (!this.#isSource) return;
+    const Native = nativeClass();
     const failing = new Native(FAILING, this.#realm.context, [], fail, {});
     failing.instantiate();
     this.#native.link(
@@ -117,6 +122,7 @@ export class ModuleRecord {
    * @returns a promise of the guest's realm; what fails at once may also be thrown
    */
   evaluate(): unknown {
+    const Native = nativeClass();
     const root = new Native("ipcctl:root", this.#realm.context, 'import""', 0, 0, undefined, undefined, {}, undefined);
     root.createModuleRecord();
     root.link([""], [this.#native], 0);

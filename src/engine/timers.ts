@@ -1,5 +1,6 @@
 /** `setTimeout` and the like for the guest, `queueMicrotask`, and the console. */
 import { inspect } from "./inspect.ts";
+import { isOwn } from "./own-errors.ts";
 import type { Session } from "./guest-session.ts";
 
 const LONGEST_MS = 2 ** 31 - 1;
@@ -19,7 +20,8 @@ export class Timers {
           try {
             return [false, act(args)];
           } catch (error) {
-            return [true, realm.make.error("TypeError", (error as Error).message)];
+            const name = isOwn(error, RangeError) ? "RangeError" : "TypeError"; // without memory, or of an argument
+            return [true, realm.make.error(name, (error as Error).message)];
           }
         }, name),
       );
