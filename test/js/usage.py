@@ -53,6 +53,8 @@ def wrong_types(js: Any) -> None:
         ({"permissions": [5]}, ValueError, "permissions: 5"),
         ({"allow_read": b"/etc"}, TypeError, "allow_read must be a str or several"),
         ({"modules": b"/etc"}, TypeError, "modules must be the path of a folder"),
+        ({"typescript": "yes"}, TypeError, "typescript must be bool, not str"),
+        ({"daemon": 1}, TypeError, "daemon must be bool, not int"),
         *(
             ({"allow_net": host}, ValueError, f"allow_net: {host!r} is not HOST:PORT")
             for host in ("a:0", "a:65536", ":1", "a b:1", "*:1", "\0:1")
@@ -76,6 +78,7 @@ def wrong_arguments(js: Any) -> None:
         fails(lambda: runtime.bind_function("f", len, permissions=5), TypeError, "permissions must be")
         fails(lambda: runtime.bind_object(5, {}), TypeError, "name must be str, not int")
         fails(lambda: runtime.register_op("f", 5), TypeError, "f: int cannot be called")
+        fails(lambda: runtime.eval("1", console=5), TypeError, "console must be a function")
         fails(lambda: runtime.eval_module(5), TypeError, "specifier must be str, not int")
         fails(lambda: runtime.profile(interval=-1), ValueError, "interval cannot be negative: -1")
         for ahead in (-1, "1", True):

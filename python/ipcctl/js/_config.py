@@ -189,7 +189,7 @@ class RuntimeConfig:
         typescript: bool = False,
         modules: str | os.PathLike[str] | None = None,
     ) -> None:
-        """:param max_heap_size: bytes of memory that JavaScript may use, buffers included
+        """:param max_heap_size: bytes of memory that JavaScript may use, buffers included; the whole process is meant
         :param bootstrap: code that runs first, as ``<bootstrap>``
         :param timeout: seconds for each evaluation and call that names none
         :param enable_console: what the console is told is printed
@@ -200,7 +200,7 @@ class RuntimeConfig:
         :param confine: ``"auto"``: in a sandbox, or an error where there can be none; False: without one
         :param allow_net: ``host:port`` that it may ``fetch`` from
         :param allow_read: files and folders that it may read by ``readFile``
-        :param max_memory: bytes of its whole process
+        :param max_memory: bytes that its code may have beyond its engine, as ``max_heap_size``; the lower one counts
         :param max_cpu: seconds of processor time of its whole life
         :param daemon: it is a worker of the daemon, which has to run, and ``ipcctl status --all`` shows it
         :param typescript: all code is TypeScript, unless the name of a module says otherwise; types are not checked
@@ -236,8 +236,8 @@ class RuntimeConfig:
         self.allow_net, self.allow_read = _hosts(allow_net), _several("allow_read", allow_read)
         self.max_memory = None if max_memory is None else _positive("max_memory", max_memory)
         self.max_cpu = seconds_of(max_cpu, "max_cpu")
-        self.daemon = daemon
-        self.typescript = typescript
+        self.daemon = _optional("daemon", daemon, bool) or False
+        self.typescript = _optional("typescript", typescript, bool) or False
         if modules is not None and not isinstance(modules, (str, os.PathLike)):
             raise TypeError(f"modules must be the path of a folder, as str or Path, not {type(modules).__name__}")
         self.modules = None if modules is None else os.fspath(modules)

@@ -225,7 +225,10 @@ class Session:
         """Sends a request, whose number takes the second place of the message.
 
         :raises RuntimeError: if the runtime has ended
+        :raises TypeError: if ``console`` cannot be called
         """
+        if console is not None and not callable(console):
+            raise TypeError(f"console must be a function of a level and a text, not {type(console).__name__}")
         number = message[1] = next(self._numbers)
         request = self.requests[number] = Request(number, kind)
         if console is not None:
