@@ -192,6 +192,12 @@ class End:
             if self._tx.needs_bell():
                 self._ring()
 
+    def rouse(self) -> None:
+        """A message is about to follow: the other side wakes up while that is being made."""
+        with self._lock:
+            if self.is_open and self._tx.needs_bell():
+                self._ring()
+
     def _ring(self) -> None:
         try:
             self._bell.send(b"\x01", socket.MSG_NOSIGNAL)

@@ -8,6 +8,11 @@ import vm from "node:vm";
 import { Worker } from "node:worker_threads";
 import type { PromiseState, Settle } from "./engine-platform.ts";
 
+/** Libuv's loop waits for timers as well, and wakes up as fast as we would. */
+export function findLoop(): number | null {
+  return null;
+}
+
 export { openStream as openBell } from "../base/platform.ts";
 
 type Ticks = { readonly _tickCallback: () => void };

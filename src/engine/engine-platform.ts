@@ -2,6 +2,7 @@
 import { drainMicrotasks, heapStats, numberOfDFGCompiles } from "bun:jsc";
 import { isPromise } from "node:util/types";
 import type { OpenBell } from "../plane/channel.ts";
+import { readText } from "../plane/system.ts";
 
 export type PromiseState = { readonly kind: "none" | "pending" | "fulfilled" | "rejected"; readonly value?: unknown };
 
@@ -65,6 +66,24 @@ export function debug(_socket: number): void {
 /** At once, whether memory is short or not. */
 export function collectGarbage(): void {
   Bun.gc(true);
+}
+
+/** Bun opens it among its first ones. */
+const LOOP_FD_MAX = 15;
+
+/** The descriptor at which Bun waits for all but timers. Null if that is not known. */
+export function findLoop(): number | null {
+  const found: number[] = [];
+  for (let fd = 3; fd <= LOOP_FD_MAX; fd++) if (isLoop(fd)) found.push(fd);
+  return found.length === 1 ? found[0]! : null;
+}
+
+function isLoop(fd: number): boolean {
+  try {
+    return readText(`/proc/self/fdinfo/${fd}`).includes("\ntfd:"); // of an epoll instance
+  } catch {
+    return false;
+  }
 }
 
 /**

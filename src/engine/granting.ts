@@ -5,11 +5,14 @@ import { dataProperty } from "./guest-values.ts";
 import type { Streams } from "./guest-streams.ts";
 
 export function addGrants(session: Session, streams: Streams): void {
+  let hasNet = false;
   session.add({
+    isTiming: () => hasNet, // connections have timers
     take: (kind, _, fields) => {
       if (kind !== FROM.grant) return false;
       const told = fields[2] as object;
       if (dataProperty(told, "net") === true) {
+        hasNet = true;
         // eslint-disable-next-line @typescript-eslint/no-require-imports -- most engines never load it
         const { addFetch } = require("./guest-net.ts") as typeof import("./guest-net.ts");
         const authorities = dataProperty(told, "authorities");

@@ -19,7 +19,7 @@ import { BrokenChannel, Channel } from "../plane/channel.ts";
 import { CodecError, type NdArray, type TypedArray } from "../plane/values.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { KeptRoom } from "./kept-room.ts";
-import { drain, openBell, promiseState, versionOf } from "./engine-platform.ts";
+import { drain, findLoop, openBell, promiseState, versionOf } from "./engine-platform.ts";
 import type { Realm } from "./realm.ts";
 import { isEnding, isInterrupt, isOwn, isTimeout } from "./own-errors.ts";
 import { thrownRecord } from "./thrown.ts";
@@ -30,8 +30,10 @@ import { dataProperty, GuestReader, GuestWriter, ValueFault, type Limits, type R
 const TURN_MS = 1;
 /** The longest sleep of a blocking wait between two looks. */
 const LOOK_MS = 1000;
-/** For so long an engine that has just begun does nothing but wait. */
+/** For so long an engine that has just begun, or is taken from a pool, does nothing but wait. */
 const FIRST_MS = 5;
+/** Without a message between them: the event loop is busy then, or this is none of what it waits for. */
+const RESTS_MAX = 100;
 /** Between two looks whether Python has read what it was told. */
 const FULL_MS = 5;
 /** What is left of code that was ended has so long to end, and so often anew. */
@@ -47,6 +49,8 @@ export type Part = {
   readonly take: (kind: number, number: number, fields: readonly unknown[]) => boolean;
   /** It has a value that cannot be had here. Whether it is one of its own, and no request. */
   readonly refuse?: (kind: number, number: number, why: Error) => boolean;
+  /** It has timers, or may have some. */
+  readonly isTiming?: () => boolean;
 };
 
 /** What the work of a request gives that is answered by what `later` gave. */
@@ -96,7 +100,15 @@ export class Session {
     readonly [(value: unknown) => void, (error: unknown) => void, Origin | undefined]
   >();
   readonly #origins = new WeakMap<object, number>();
-  readonly #kept = new KeptRoom((bytes) => this.#room(bytes));
+  readonly #kept = new KeptRoom(
+    (bytes) => this.#room(bytes),
+    () => this.restLater(),
+  );
+  /** Where the event loop waits; null if that is not known. */
+  #loop: number | null | undefined;
+  #isRestPlanned = false;
+  /** Since there was a message last. */
+  #rests = 0;
   #refused = 0;
   #turn = false;
   #isUnasked = false;
@@ -127,6 +139,7 @@ export class Session {
       {
         onMessage: (bytes) => this.#onMessage(bytes),
         onInterrupt: () => undefined,
+        onRoused: () => this.takeFirst(),
         onClose: () => process.exit(0),
       },
       openBell,
@@ -150,9 +163,35 @@ export class Session {
     this.tell([TO.hello, 0, { pid: process.pid, ...versionOf() }]);
   }
 
-  /** Takes what Python asks at once, if it does: the first turn of the event loop takes longer than most code. */
+  /** Takes what Python asks at once, if it does: a turn of the event loop takes longer than most code. */
   takeFirst(): void {
     this.#channel.waitBlocking(FIRST_MS);
+  }
+
+  /** Plans a rest, which comes once the event loop has had its turn. */
+  restLater(): void {
+    if (this.#isRestPlanned) return;
+    this.#isRestPlanned = true;
+    setImmediate(() => this.#rest());
+  }
+
+  /**
+   * Waits in the kernel for what Python asks next, or for what the event loop has to do: that loop takes some hundred
+   * microseconds from a bell to us. Its timers it would not notice, so it waits itself where there are any.
+   */
+  #rest(): void {
+    this.#isRestPlanned = false;
+    if (this.#turn || this.#rests >= RESTS_MAX || !this.#channel.isOpen || this.#channel.isFull) return;
+    const loop = this.#loopAtRest();
+    if (loop === undefined) return;
+    this.#rests++;
+    this.#begin(() => void this.#channel.waitBlocking(-1, loop)); // what makes it interruptible takes long to set up
+  }
+
+  /** Where the event loop waits, if not for timers. */
+  #loopAtRest(): number | undefined {
+    if (this.#kept.isTiming || this.#parts.some((part) => part.isTiming?.() === true)) return undefined;
+    return (this.#loop ??= findLoop()) ?? undefined;
   }
 
   /** Sends a message of ours. */
@@ -189,17 +228,23 @@ export class Session {
   // ---- turns ----
 
   #onMessage(bytes: Uint8Array): void {
+    this.#rests = 0;
     if (this.#turn) return this.#take(bytes);
-    // Whoever asks one thing after the other finds us here. All of it can be interrupted.
+    this.#begin(() => this.#take(bytes));
+  }
+
+  /** Whoever asks one thing after the other finds us here. All of it can be interrupted. */
+  #begin(first: () => void): void {
     this.#turn = true;
-    let next: Uint8Array | undefined = bytes;
     try {
-      const began = performance.now();
       this.#enter(
         () => {
-          this.#take(next!);
-          next = undefined;
-          while (this.#channel.isOpen && performance.now() - began < TURN_MS && this.#channel.waitBlocking(0));
+          first();
+          const began = performance.now();
+          for (let isMore = true; isMore && this.#channel.isOpen && performance.now() - began < TURN_MS;) {
+            const loop = this.#loopAtRest();
+            isMore = this.#channel.waitBlocking(loop === undefined ? 0 : TURN_MS, loop);
+          }
         },
         { breakOnSigint: true },
       );
@@ -208,6 +253,7 @@ export class Session {
       this.#onInterrupted();
     } finally {
       this.#turn = false;
+      this.restLater();
     }
   }
 
@@ -233,6 +279,7 @@ export class Session {
       this.#onInterrupted();
     } finally {
       this.#turn = false;
+      this.restLater();
     }
   }
 

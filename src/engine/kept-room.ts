@@ -20,11 +20,18 @@ export type Kept = {
 export class KeptRoom {
   readonly #make: (bytes: number) => Uint8Array | undefined;
   #memory: Uint8Array | undefined;
+  readonly #onGivenBack: () => void;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   /** @param make asks Python for memory of so many bytes */
-  constructor(make: (bytes: number) => Uint8Array | undefined) {
+  constructor(make: (bytes: number) => Uint8Array | undefined, onGivenBack: () => void = () => undefined) {
     this.#make = make;
+    this.#onGivenBack = onGivenBack;
+  }
+
+  /** It will be given back by a timer. */
+  get isTiming(): boolean {
+    return this.#timer !== undefined;
   }
 
   /** Undefined where so much has no room, or that has another value. */
@@ -45,10 +52,11 @@ export class KeptRoom {
   #giveBackLater(): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
+      this.#timer = undefined;
       const memory = this.#memory;
-      if (memory === undefined) return;
-      if (Atomics.load(memory, PLACE) === 0) empty(memory);
-      else this.#giveBackLater();
+      if (memory !== undefined && Atomics.load(memory, PLACE) !== 0) return this.#giveBackLater();
+      if (memory !== undefined) empty(memory);
+      this.#onGivenBack();
     }, IDLE_MS);
     this.#timer.unref();
   }

@@ -39,6 +39,10 @@ export class Timers {
     });
   }
 
+  get isAny(): boolean {
+    return this.#active.size > 0;
+  }
+
   get counts(): { readonly timers: number; readonly intervals: number } {
     const intervals = [...this.#active.values()].filter(({ isInterval }) => isInterval).length;
     return { timers: this.#active.size - intervals, intervals };
@@ -149,6 +153,7 @@ function numeral(value: unknown, place: string): string {
 
 export function addTimers(session: Session): Timers {
   const timers = new Timers(session);
+  session.add({ take: () => false, isTiming: () => timers.isAny });
   addConsole(session);
   return timers;
 }

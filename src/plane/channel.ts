@@ -30,6 +30,8 @@ export type ChannelListener = {
   readonly onMessage: (bytes: Uint8Array) => void;
   /** The client wants a request ended; of the side that was offered the channel. */
   readonly onInterrupt?: (number: number) => void;
+  /** The other side has rung before it sends. Without this, it is looked out for. */
+  readonly onRoused?: () => void;
   /** The worker is gone, or violated the protocol. Called once. */
   readonly onClose: (error: Error) => void;
 };
@@ -269,14 +271,17 @@ export class Channel implements Disposable {
 
   /**
    * Blocks this thread until a message was taken, for programs that have nothing else to do. False after the timeout.
+   * @param timeoutMs below zero: without end, and asleep from the beginning
+   * @param other a descriptor that ends it, too, once it is readable
    */
-  waitBlocking(timeoutMs: number): boolean {
+  waitBlocking(timeoutMs: number, other?: number): boolean {
     this.#rx.cancelSleep();
-    const hasFound = busyPoll.lookBlocking(this.#awaited);
+    const hasFound = timeoutMs >= 0 ? busyPoll.lookBlocking(this.#awaited) : this.#rx.hasData;
     this.#awaited.isWaking = false;
     if (hasFound) return this.#takeBlocking();
     let hasEnded = false;
-    if (this.#isOpen && this.#rx.prepareSleep()) hasEnded = waitReadable(this.#fd, timeoutMs) && !drain(this.#fd);
+    if (this.#isOpen && this.#rx.prepareSleep())
+      hasEnded = waitReadable(this.#fd, timeoutMs, other) && !drain(this.#fd);
     if (this.#rx.hasData) return this.#takeBlocking();
     if (hasEnded) this.#end(this.#reason());
     return false;
@@ -364,7 +369,9 @@ export class Channel implements Disposable {
             if (!this.#isOpen || this.#isLooking) return;
             const isEarly = !this.#rx.hasData && this.#wanted !== undefined;
             this.#takeAll();
-            if (isEarly) this.expect(); // it rings before it sends
+            if (!isEarly) return;
+            if (this.#listener.onRoused) this.#listener.onRoused();
+            else this.expect();
           },
           close: () => {
             if (this.#isOpen) this.#endAfterAll();

@@ -269,14 +269,20 @@ export function receiveFd(socket: number, bytes: Uint8Array): number | undefined
   return undefined;
 }
 
-const polled = fixed(8);
+const polled = fixed(16);
 const received = fixed(4096);
 
-/** Blocks until a descriptor is readable or closed, at most for this long. */
-export function waitReadable(fd: number, timeoutMs: number): boolean {
+/**
+ * Blocks until a descriptor is readable or closed, at most for this long; below zero, without end.
+ * @param other the same; below zero, none
+ */
+export function waitReadable(fd: number, timeoutMs: number, other = -1): boolean {
+  const POLLIN = 1;
   polled.bytes.writeInt32LE(fd, 0);
-  polled.bytes.writeInt16LE(1, 4); // POLLIN
-  return libc.poll(polled.at, 1n, timeoutMs) > 0;
+  polled.bytes.writeInt16LE(POLLIN, 4);
+  polled.bytes.writeInt32LE(other, 8);
+  polled.bytes.writeInt16LE(POLLIN, 12);
+  return libc.poll(polled.at, 2n, timeoutMs) > 0;
 }
 
 /** Blocks until bytes arrive; empty at the end of the connection, undefined after the timeout. */

@@ -360,6 +360,22 @@ def timers(js: Any) -> None:
         equal(runtime.eval("n > 3"), True)
 
 
+@case("What threads of the engine have done is noticed while nobody asks")
+def threads_of_engine(js: Any) -> None:
+    seen: list[int] = []
+    with js.Runtime() as runtime:
+        runtime.bind_function("note", seen.append)
+        runtime.eval("setTimeout(() => note(0), 1)")
+        expect(until(lambda: seen == [0]), f"{seen}")
+        empty = "new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0])"
+        for number in range(1, 4):
+            runtime.eval(f"void WebAssembly.compile({empty}).then(() => note({number}))")
+            expect(until(lambda number=number: seen[-1] == number), f"{seen}")
+        runtime.eval("setTimeout(() => note(4), 5); void 0")
+        expect(until(lambda: seen[-1] == 4), f"{seen}")
+        equal(runtime.eval("6 * 7"), 42)
+
+
 @case("Keywords of a runtime are the settings of its configuration, for type checkers too")
 def keywords(js: Any) -> None:
     from ipcctl.js._config import Settings

@@ -219,6 +219,17 @@ class Life(unittest.TestCase):
         until(is_quiet, "it sleeps")
         self.assertEqual(ask(guest, "6 * 7"), 42)
 
+    def test_one_that_is_roused_in_vain_sleeps_again(self) -> None:
+        guest = self.start()
+        for number in range(3):
+            guest.end.rouse()
+            self.assertEqual(ask(guest, f"{number} + 1"), number + 1)
+            guest.end.rouse()
+            time.sleep(0.02)
+            self.assertEqual(ask(guest, f"{number} + 2"), number + 2)
+        guest.dispose()
+        guest.end.rouse()
+
     def test_more_bells_than_anybody_rings(self) -> None:
         guest = self.start()
         self.assertEqual(ask(guest, "1 + 1"), 2)

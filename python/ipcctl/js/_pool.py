@@ -47,6 +47,7 @@ class _Pool:
         """:raises RuntimeError:"""
         while (guest := self._ready(options)) is not None:
             if guest.is_alive:  # it may have been killed while it waited
+                guest.end.rouse()
                 return guest
             guest.dispose()
         return start(options)
