@@ -107,6 +107,8 @@ export class Session {
   /** Where the event loop waits; null if that is not known. */
   #loop: number | null | undefined;
   #isRestPlanned = false;
+  /** Messages that were received, of which nothing has been done yet: they survive the end of what runs. */
+  readonly #left: Uint8Array[] = [];
   /** Since there was a message last. */
   #rests = 0;
   #refused = 0;
@@ -144,6 +146,7 @@ export class Session {
       },
       openBell,
     );
+    this.#channel.keepTaken();
     const { sharing } = this.#channel;
     sharing.adopt = (buffer) => realm.make.adopt(buffer);
     sharing.onForget = (number) => this.tell([TO.forget, number]);
@@ -181,9 +184,9 @@ export class Session {
    */
   #rest(): void {
     this.#isRestPlanned = false;
-    if (this.#turn || this.#rests >= RESTS_MAX || !this.#channel.isOpen || this.#channel.isFull) return;
-    const loop = this.#loopAtRest();
-    if (loop === undefined) return;
+    if (this.#turn || !this.#channel.isOpen) return;
+    const loop = this.#rests >= RESTS_MAX || this.#channel.isFull ? undefined : this.#loopAtRest();
+    if (loop === undefined) return this.#channel.resume(); // what was ended may have left it awake, without a bell
     this.#rests++;
     this.#begin(() => void this.#channel.waitBlocking(-1, loop)); // what makes it interruptible takes long to set up
   }
@@ -229,19 +232,42 @@ export class Session {
 
   #onMessage(bytes: Uint8Array): void {
     this.#rests = 0;
-    if (this.#turn) return this.#take(bytes);
-    this.#begin(() => this.#take(bytes));
+    if (this.#turn) {
+      this.#take(bytes);
+      return this.#channel.accept();
+    }
+    this.#left.push(bytes);
+    this.#channel.accept();
+    this.#begin();
+  }
+
+  /** Code was ended: it may be ours, which has just taken something else. */
+  #findLeft(): void {
+    const left = this.#channel.takeBack();
+    if (left !== undefined && left !== this.#left[0] && !this.#running.includes(decodeHead(left)?.[1] ?? 0))
+      this.#left.unshift(left);
+    if (this.#left.length > 0) setImmediate(() => this.#left.length > 0 && !this.#turn && this.#begin());
+  }
+
+  #takeLeft(): void {
+    for (let one = this.#left[0]; one !== undefined && this.#channel.isOpen; one = this.#left[0]) {
+      this.#channel.accept(one); // in this order: in between it is there twice, and not lost
+      this.#left.shift();
+      this.#channel.takeAgain(one);
+    }
   }
 
   /** Whoever asks one thing after the other finds us here. All of it can be interrupted. */
-  #begin(first: () => void): void {
+  #begin(first?: () => void): void {
     this.#turn = true;
     try {
       this.#enter(
         () => {
-          first();
+          this.#takeLeft();
+          first?.();
           const began = performance.now();
           for (let isMore = true; isMore && this.#channel.isOpen && performance.now() - began < TURN_MS;) {
+            this.#takeLeft();
             const loop = this.#loopAtRest();
             isMore = this.#channel.waitBlocking(loop === undefined ? 0 : TURN_MS, loop);
           }
@@ -301,6 +327,7 @@ export class Session {
 
   /** Everything that was on the stack has ended. */
   #onInterrupted(): void {
+    this.#findLeft();
     this.#waiting.clear();
     for (const request of this.#running.splice(0)) this.#interrupted(request);
     this.#clear(undefined);
@@ -420,6 +447,7 @@ export class Session {
   request(number: number, timeoutMs: number | null, isAwaited: boolean, work: () => unknown, isCall = false): void {
     const origin = this.#origin.getStore();
     this.#running.push(number);
+    this.#channel.accept();
     try {
       const perform = (): void => this.#perform(number, isAwaited, isCall, work);
       // In the middle of async code that waits for Python, this is none of its business.
@@ -431,6 +459,7 @@ export class Session {
     } catch (error) {
       if (isInterrupt(error)) throw error;
       if (isTimeout(error)) {
+        this.#findLeft();
         this.#endFor(number);
         this.#forget(number);
         this.#fault(number, ENGINE_FAULT.timeout, "timed out");
@@ -514,6 +543,7 @@ export class Session {
   begin(number: number, work: () => void): void {
     this.#awaited.add(number);
     this.#running.push(number);
+    this.#channel.accept();
     try {
       work();
       drain();

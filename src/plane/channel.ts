@@ -345,8 +345,30 @@ export class Channel implements Disposable {
     this.#parts.push(frame.subarray(1));
     if (this.#parts.length > MESSAGE_BYTES_MAX)
       throw new BrokenChannel(`a message of more than ${MESSAGE_BYTES_MAX} bytes`);
-    if (kind === MORE) return;
-    this.#listener.onMessage(this.#parts.take(this.#parts.length));
+    if (kind === MORE) return this.#rx.accept();
+    const whole = this.#parts.take(this.#parts.length);
+    this.#rx.accept(whole);
+    this.#listener.onMessage(whole);
+  }
+
+  /** For a listener whose code may be ended at any point: what it takes is kept until {@link Channel.accept}. */
+  keepTaken(): void {
+    this.#rx.keep();
+  }
+
+  /** The message that was taken last cannot be lost any more; or this one is as if it was just taken. */
+  accept(next?: Uint8Array): void {
+    this.#rx.accept(next);
+  }
+
+  /** What was taken last and not accepted; for {@link Channel.takeAgain}. */
+  takeBack(): Uint8Array | undefined {
+    return this.#rx.takeBack();
+  }
+
+  /** @throws BrokenChannel */
+  takeAgain(frame: Uint8Array): void {
+    this.#onFrame(frame);
   }
 
   #ringIfAsleep(): void {

@@ -39,6 +39,10 @@ export class SharedRingBuffer {
   /** Bytes of the ring. */
   readonly capacity: number;
   #own: number;
+  #isKeeping = false;
+  #kept: Uint8Array | undefined;
+  /** Our position once that is taken. */
+  #keptEnd = 0;
   #waits = false;
 
   /**
@@ -157,9 +161,36 @@ export class SharedRingBuffer {
       payload.set(this.#data.subarray(begin), 0);
       payload.set(this.#data.subarray(0, length - room), room);
     }
-    this.#own = (this.#own + size) | 0;
-    Atomics.store(this.#control, HEAD, this.#own);
+    const next = (this.#own + size) | 0;
+    if (this.#isKeeping) {
+      this.#keptEnd = next; // in this order: with the end of the one before it would seem to be taken
+      this.#kept = payload;
+    }
+    this.#own = next;
+    Atomics.store(this.#control, HEAD, next);
     return payload;
+  }
+
+  /**
+   * From now on keeps what was received last until it is accepted: for code that may be ended at any point, between
+   * taking a frame and knowing of it.
+   */
+  keep(): void {
+    this.#isKeeping = true;
+  }
+
+  /** What was received last cannot be lost any more. @param next kept in its place */
+  accept(next?: Uint8Array): void {
+    this.#kept = next;
+  }
+
+  /** What was received last, and not accepted. */
+  takeBack(): Uint8Array | undefined {
+    const kept = this.#kept;
+    this.#kept = undefined;
+    if (this.#keptEnd !== this.#own) return undefined; // it comes again by itself
+    Atomics.store(this.#control, HEAD, this.#own);
+    return kept;
   }
 
   /** The next frame, busy-polling for this many microseconds; blocks this thread. @throws BrokenChannel */

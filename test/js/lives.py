@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -86,6 +87,44 @@ except KeyboardInterrupt:
 print('on', js.Runtime().eval('1 + 1'))
 """
     equal(child(code), "on 2")
+
+
+@case("An interrupt that comes while nothing is to be ended loses nothing that is asked", only_ours=True)
+def stray_interrupts(js: Any) -> None:
+    if os.environ.get("IPCCTL_JS_ENGINE") == "v8":
+        return  # Node's own handler of SIGINT is away for some microseconds
+    with js.Runtime(timeout=10) as one:
+        pid, is_over = one.get_stats().pid, threading.Event()
+        one.bind_function("back", lambda value: value)
+
+        def strike() -> None:
+            while not is_over.wait(random.random() * 0.002):
+                os.kill(pid, signal.SIGINT)
+
+        thread = threading.Thread(target=strike)
+        thread.start()
+
+        def is_answered() -> bool:
+            try:
+                equal(one.eval("back(20) + 1"), 21)
+                return True
+            except js.JavaScriptError:
+                raise
+            except RuntimeError as error:
+                expect("interrupted" in str(error), f"{type(error).__name__}: {error}")
+                return False
+
+        answered = 0
+        try:
+            for number in range(1500):
+                if number % 50 == 0:
+                    time.sleep(0.005)  # it sleeps by then
+                answered += is_answered()
+        finally:
+            is_over.set()
+            thread.join()
+        expect(answered > 500, f"{answered} are answered")
+        expect(until(is_answered), "it goes on")  # the last one may still be on its way
 
 
 @case("Ctrl-C ends `asyncio.run` with evaluations under way")

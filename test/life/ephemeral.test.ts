@@ -513,7 +513,7 @@ test("one whose shim does not answer is taken in, and reached once it does", asy
     await own.release();
     await waitUntil(() => known.removed.length > 0, "its end is known");
   } finally {
-    process.kill(shim, "SIGCONT");
+    if (isAlive(shim)) process.kill(shim, "SIGCONT");
   }
 });
 
