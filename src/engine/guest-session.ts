@@ -32,6 +32,8 @@ const TURN_MS = 1;
 const LOOK_MS = 1000;
 /** For so long an engine that has just begun, or is taken from a pool, does nothing but wait. */
 const FIRST_MS = 5;
+/** The first rest. */
+const REST_MS = 5;
 /** Without a message between them: the event loop is busy then, or this is none of what it waits for. */
 const RESTS_MAX = 100;
 /** Between two looks whether Python has read what it was told. */
@@ -107,6 +109,9 @@ export class Session {
   /** Where the event loop waits; null if that is not known. */
   #loop: number | null | undefined;
   #isRestPlanned = false;
+  #plans = 0;
+  /** Nothing came in the last rest. */
+  #isQuiet = false;
   /** Messages that were received, of which nothing has been done yet: they survive the end of what runs. */
   readonly #left: Uint8Array[] = [];
   /** Since there was a message last. */
@@ -173,9 +178,20 @@ export class Session {
 
   /** Plans a rest, which comes once the event loop has had its turn. */
   restLater(): void {
+    this.#plans++;
     if (this.#isRestPlanned) return;
     this.#isRestPlanned = true;
-    setImmediate(() => this.#rest());
+    this.#plan();
+  }
+
+  /** Behind all that a turn has left to the event loop. */
+  #plan(): void {
+    const plans = this.#plans;
+    setImmediate(() => {
+      if (plans !== this.#plans) return this.#plan();
+      this.#isRestPlanned = false;
+      this.#rest();
+    });
   }
 
   /**
@@ -183,12 +199,15 @@ export class Session {
    * microseconds from a bell to us. Its timers it would not notice, so it waits itself where there are any.
    */
   #rest(): void {
-    this.#isRestPlanned = false;
     if (this.#turn || !this.#channel.isOpen) return;
     const loop = this.#rests >= RESTS_MAX || this.#channel.isFull ? undefined : this.#loopAtRest();
     if (loop === undefined) return this.#channel.resume(); // what was ended may have left it awake, without a bell
     this.#rests++;
-    this.#begin(() => void this.#channel.waitBlocking(-1, loop)); // what makes it interruptible takes long to set up
+    // The first one after something was done is short: the event loop has its turn once more, whatever is left to it.
+    const [began, isShort] = [performance.now(), !this.#isQuiet];
+    // What makes it interruptible takes long to set up.
+    this.#begin(() => void this.#channel.waitBlocking(isShort ? REST_MS : -1, loop, false));
+    this.#isQuiet = isShort && performance.now() - began >= REST_MS;
   }
 
   /** Where the event loop waits, if not for timers. */

@@ -271,12 +271,13 @@ export class Channel implements Disposable {
 
   /**
    * Blocks this thread until a message was taken, for programs that have nothing else to do. False after the timeout.
-   * @param timeoutMs below zero: without end, and asleep from the beginning
+   * @param timeoutMs below zero, none
    * @param other a descriptor that ends it, too, once it is readable
+   * @param isLooking false: it sleeps from the beginning
    */
-  waitBlocking(timeoutMs: number, other?: number): boolean {
+  waitBlocking(timeoutMs: number, other?: number, isLooking = true): boolean {
     this.#rx.cancelSleep();
-    const hasFound = timeoutMs >= 0 ? busyPoll.lookBlocking(this.#awaited) : this.#rx.hasData;
+    const hasFound = isLooking ? busyPoll.lookBlocking(this.#awaited) : this.#rx.hasData;
     this.#awaited.isWaking = false;
     if (hasFound) return this.#takeBlocking();
     let hasEnded = false;
