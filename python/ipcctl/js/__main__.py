@@ -32,9 +32,13 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # as other commands whose reader has ended, such as `head`
+    except OSError as error:
+        # What could not be written is not tried again, and told again, at the end of the interpreter.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        if isinstance(error, BrokenPipeError):  # as other commands whose reader has ended, such as `head`
+            return 141
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
     except Exception as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
