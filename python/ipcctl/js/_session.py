@@ -727,14 +727,9 @@ class Session:
             request.stop = error
             self.throw(number, RuntimeError("interrupted"))
             raise
-        if value is not None and type(value) not in _SCALARS:
-            return self.answer(number, value)
-        if self.released or self.ended is not None:
+        if value is None or type(value) in _SCALARS:
             return self.send_quietly([TO_ENGINE_RETURN, number, value])
-        try:  # as send() does, with fewer calls: most functions return such a value
-            self._end.put(dumps([TO_ENGINE_RETURN, number, value], MESSAGE_BYTES_MAX))
-        except BrokenChannel as error:
-            self.finish(str(error))
+        self.answer(number, value)
 
     def answer(self, number: int, value: Any) -> None:
         try:
