@@ -328,9 +328,10 @@ void ipc_lines_serve(const struct ipc_lines_fds *fds)
 		if (places[FROM].revents)
 			read_output(now);
 	}
+	/* Before the end of the channel, in whose place there would be another one. */
+	if (send(fds->door, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		errno = 0;
 	/* Nobody asks any more: calls that are under way are given up by the end of the channel. */
 	if (helper.has_channel)
 		host_channel_close(&helper.channel);
-	if (send(fds->door, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		errno = 0;
 }

@@ -447,7 +447,11 @@ static void hear_owner(void)
 static void hear_helper(void)
 {
 	char byte;
-	ssize_t count = recv(shim.asking.runtime, &byte, 1, MSG_DONTWAIT);
+	ssize_t count;
+	/* An end with channels that it had not taken is told first, once; what it had said comes after that. */
+	do
+		count = recv(shim.asking.runtime, &byte, 1, MSG_DONTWAIT);
+	while (count < 0 && errno == ECONNRESET);
 	if (count < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	ipc_meet_drop(&shim.asking);

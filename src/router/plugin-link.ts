@@ -67,6 +67,19 @@ export type Desk = {
   readonly runtime: (session: string, tool: string, args: JsonObject) => Promise<unknown>;
 };
 
+/** If the daemon ends meanwhile, the next one is asked: what one had begun ends with it, or by itself. */
+export async function askDesk<T>(reach: () => Promise<Desk>, ask: (desk: Desk) => Promise<T>): Promise<T> {
+  for (let desk = await reach(); ;) {
+    try {
+      return await ask(desk);
+    } catch (error) {
+      const next = await reach();
+      if (next === desk) throw error;
+      desk = next;
+    }
+  }
+}
+
 /** Files of a group whose names stand in texts. */
 export type FilesNamed = (group: string, texts: readonly string[]) => Promise<readonly GroupFile[]>;
 
@@ -212,20 +225,13 @@ export class PluginLink implements LinkedPlugin {
     return this.#starting;
   }
 
-  /** If the daemon ends meanwhile, by the next one. */
-  async #start(): Promise<CallClient> {
-    for (let desk = await this.#desk(); ;) {
+  #start(): Promise<CallClient> {
+    return askDesk(this.#desk, async (desk) => {
       const relayed = Promise.withResolvers<CallClient>();
       this.#relayed = relayed;
-      try {
-        const [client] = await Promise.all([relayed.promise, desk.start(this.name, this.#of?.group ?? null)]);
-        return client;
-      } catch (error) {
-        const next = await this.#desk();
-        if (next === desk) throw error;
-        desk = next;
-      }
-    }
+      const [client] = await Promise.all([relayed.promise, desk.start(this.name, this.#of?.group ?? null)]);
+      return client;
+    });
   }
 
   #dispatch(client: CallClient, call: Call, files: readonly GroupFile[] | undefined): Promise<unknown> {

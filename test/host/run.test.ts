@@ -12,6 +12,7 @@ import {
   readFileSync,
   readlinkSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
@@ -102,6 +103,17 @@ function waitsForAnswer(pid: number): boolean {
     }
   });
   return sockets.length > 0 && readFileSync(`/proc/${pid}/wchan`, "utf8").includes("poll");
+}
+
+const statusOf = (pid: number): string => readFileSync(`/proc/${pid}/status`, "utf8");
+
+const childrenOf = (pid: number): number[] =>
+  readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ").map(Number);
+
+/** The segments of the channels that this shim knows. */
+function memoriesOf(pid: number): Set<number> {
+  const fds = readdirSync(`/proc/${pid}/fd`).map((fd) => `/proc/${pid}/fd/${fd}`);
+  return new Set(fds.filter((fd) => readlinkSync(fd).startsWith("/memfd:")).map((fd) => statSync(fd).ino));
 }
 
 const isGone = (pid: number | null): Promise<void> => waitUntil(() => !isAlive(pid!), `${pid} is gone`);
@@ -419,6 +431,8 @@ sys.stdout.buffer.write(bytes(range(128, 256)) * 6000)
 `;
   /** More than the two seconds that what a worker leaves has. */
   const LEFTOVERS_MS = 2500;
+  /** Channels that come in the two rounds of the helper's end are taken, one in each. */
+  const MORE_THAN_TAKEN = 3;
   const OUTPUT = Buffer.concat([
     Buffer.from("before\n"),
     ...Array.from({ length: 6000 }, () => Buffer.from(Array.from({ length: 128 }, (_, index) => index + 128))),
@@ -442,6 +456,31 @@ sys.stdout.buffer.write(bytes(range(128, 256)) * 6000)
     script("lines.py", LINES);
     expect(await shell('"$0" "$@" --transport stdio lines.py >lines.out')).toMatchObject({ status: 0, stderr: "5\n" });
     expect(Buffer.compare(readFileSync(join(folderOf(home), "lines.out")), OUTPUT)).toBe(0);
+  });
+
+  test("to a file all of it, though a channel comes that nobody takes any more", async () => {
+    script("late.py", `${LINES}sys.stdout.flush()\nsys.stdin.readline()\n`);
+    const file = join(folderOf(home), "late.out");
+    const line = `exec "$0" "$@" --transport stdio late.py >'${file}'`;
+    const child = Bun.spawn(["bash", "-c", line, IPCCTL, "run", ...TOOLS], {
+      ...{ cwd: folderOf(home), env: home.env },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const outcome = outcomeOf(child);
+    await waitUntil(() => existsSync(file) && readFileSync(file).length === OUTPUT.length, "all is written");
+    const { pid, shim_pid: shim } = (await find("late"))!;
+    const [helper] = childrenOf(shim!).filter((one) => one !== pid && /^Seccomp:\t2$/m.test(statusOf(one)));
+    process.kill(helper!, "SIGSTOP");
+    for (let count = 0; count < MORE_THAN_TAKEN; count++) {
+      const before = memoriesOf(shim!);
+      process.kill((await find("host"))!.pid!, "SIGKILL");
+      const isOther = (): boolean => [...memoriesOf(shim!)].some((one) => !before.has(one));
+      await waitUntil(isOther, "the next router has sent its channel");
+    }
+    process.kill(pid!, "SIGKILL");
+    await isGone(pid);
+    process.kill(helper!, "SIGCONT");
+    expect(await within(60_000, "its end", outcome)).toEqual({ status: 137, stdout: "", stderr: "5\n" });
   });
 
   test("its flags stay as they were", async () => {

@@ -76,6 +76,7 @@ print("up", runtime.get_stats().pid, flush=True)
 for line in sys.stdin:
     if line.strip() == "new":
         runtime.close()
+        print("making", flush=True)
         runtime = js.Runtime()
         print("made", flush=True)
     else:
@@ -212,6 +213,24 @@ describe("kill -9", () => {
       expect(await child.exited).toBe(0);
       await waitUntil(async () => (await find("lines", other)).length === 0, "it is forgotten");
       expect(await find("runtime-lines", other)).toEqual([]);
+    });
+  });
+
+  test("of the daemon, before the router has heard of it: the next daemon is asked", async () => {
+    await withDaemon(async (other) => {
+      script("lines.py", LINES, other);
+      const child = spawn<"pipe">([...ONE, "lines.py"], { stdin: "pipe", of: other });
+      await until(child, "up ");
+      const router = (await find("host", other)).find(({ name }) => name === "host-router")!.pid!;
+      process.kill(router, "SIGSTOP");
+      void child.stdin.write("new\n");
+      await until(child, "making\n");
+      await other.killDaemon();
+      process.kill(router, "SIGCONT"); // it finds the request first, and the end of the daemon behind it
+      await other.daemonPid();
+      await until(child, "made\n");
+      await child.stdin.end();
+      expect(await child.exited).toBe(0);
     });
   });
 
