@@ -208,6 +208,7 @@ test.skipIf(isSkipped)("no hostile statement writes, or leaves anything for the 
     const refused = await refusal("query", { sql });
     if (refused?.code !== code) wrong.push([sql, code, refused]);
     if (/correct-horse|127\.0\.0\.1|app'/.test(refused?.message ?? "")) wrong.push([sql, refused]);
+    await waitUntil(async () => (await sessionsOfApp()) === 0, "no session is left"); // nor its lock
     const left = (await query(SESSION)).rows[0];
     if (!Bun.deepEquals(left, session)) wrong.push([sql, left]);
   }
@@ -422,6 +423,8 @@ test.skipIf(isSkipped)("a change is made once, only where the configuration says
     ["select 1 into @mark", undefined],
   ] as const) {
     expect([sql, (await refusal("execute", { sql }))?.code]).toEqual([sql, code]);
+    // A lock is free once the server has ended the session.
+    await waitUntil(async () => (await sessionsOfApp()) === 0, "no session is left");
     expect((await query(SESSION)).rows).toEqual(session);
   }
   expect((await query("select id from accounts order by id")).rows).toEqual([[1], [2]]);
