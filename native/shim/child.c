@@ -21,6 +21,9 @@
 #define SYS_close_range 436
 #endif
 
+#define HAND_OVER_TRIES 300
+#define HAND_OVER_PAUSE_MS 10
+
 extern char **environ;
 
 const char *const ipc_step_names[] = { IPC_STEP_NAMES };
@@ -172,7 +175,15 @@ int ipc_child_hand_over(int to, int fd, const void *message, size_t size)
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(header), &fd, sizeof fd);
-	return sendmsg(to, &sent, MSG_NOSIGNAL) == (ssize_t)size ? 0 : -errno;
+	/* The kernel counts the descriptors that are under way for all processes of a user together, and those of
+	 * processes that have just ended until it has collected them. */
+	for (int tries = 0;; tries++) {
+		if (sendmsg(to, &sent, MSG_NOSIGNAL) == (ssize_t)size)
+			return 0;
+		if (errno != ETOOMANYREFS || tries == HAND_OVER_TRIES)
+			return -errno;
+		poll(NULL, 0, HAND_OVER_PAUSE_MS);
+	}
 }
 
 /* execvp whose system call carries the token in arguments that the kernel ignores but a filter sees. */

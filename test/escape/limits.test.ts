@@ -496,6 +496,48 @@ onEverySite("buffers of sockets", (site) => {
   });
 });
 
+/** Has this many descriptors under way until its stdin ends. */
+const HOLDER = `import array, os, socket, sys
+left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+for _ in range(int(sys.argv[1])):
+    left.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0]))])
+print("held", flush=True)
+sys.stdin.read()
+`;
+/** Shims of that user that wait between fork and exec, confined already. */
+const waitingOnes = (): string[] =>
+  readdirSync("/proc").filter((pid) => {
+    try {
+      const status = /^\d+$/.test(pid) ? readFileSync(`/proc/${pid}/status`, "utf8") : "";
+      return (
+        /^Name:\tipcctl-shim\n[^]*^Uid:\t65534\b[^]*^Seccomp:\t2$/m.test(status) &&
+        readFileSync(`/proc/${pid}/wchan`, "utf8").includes("poll")
+      );
+    } catch {
+      return false; // it ended meanwhile
+    }
+  });
+
+test("a start waits for descriptors of its user that are under way, and says so if that takes too long", async () => {
+  const site = sites.find(({ name }) => name === "nobody");
+  if (site === undefined) return; // told above
+  const python = ["setpriv", `--reuid=${NOBODY}`, `--regid=${NOBODY}`, "--clear-groups", pythonOf(), "-c", HOLDER];
+  const policy = site.policy("namespaces", { limits: { openFiles: OPEN_FILES } });
+  const script = site.script("short.py", "print(1)");
+  for (const isInTime of [true, false]) {
+    const holder = Bun.spawn([...python, `${2 * OPEN_FILES}`], { stdio: ["pipe", "pipe", "inherit"] });
+    expect(Buffer.from((await holder.stdout.getReader().read()).value!).toString()).toStartWith("held");
+    const before = waitingOnes();
+    const outcome = site.cli("run", "--policy", policy, "--interpreter", pythonOf(), script);
+    await waitUntil(() => waitingOnes().some((pid) => !before.includes(pid)), "it waits");
+    if (!isInTime)
+      expect(await outcome).toMatchObject({ status: 126, stderr: expect.stringMatching(/Too many references/) });
+    await holder.stdin.end();
+    await holder.exited;
+    if (isInTime) expect(await outcome).toEqual({ status: 0, stdout: "1\n", stderr: "" });
+  }
+});
+
 onEverySite("size of a file", (site) =>
   SHELTERS.flatMap((shelter) =>
     WAYS.map((way) => async () => {
