@@ -15,10 +15,7 @@ declare const IPCCTL_IS_BUNDLE: boolean | undefined;
  * The folder of this file. A bundler that puts ipcctl and a program into one file takes us out of our folder and leaves
  * `import.meta` empty.
  */
-const HERE =
-  typeof IPCCTL_IS_BUNDLE === "undefined"
-    ? (import.meta as { dirname?: string }).dirname
-    : /* @__PURE__ */ dirname(Bun.main);
+const HERE = /* @__PURE__ */ folderOfThis();
 const FOUND = /* @__PURE__ */ findRoot(HERE ?? "/");
 /** The folder of package.json. */
 export const ROOT = FOUND ?? HERE ?? "/";
@@ -120,7 +117,7 @@ function installParts(): string {
   const project = projectOfStore();
   if (project !== undefined) return `pnpm --dir ${shellWord(project)} install`;
   const where = existsSync(join(above, "package.json")) ? `--prefix ${shellWord(above)} --save-optional` : "-g";
-  return `npm install ${where} ${PARTS_PACKAGE}@${VERSION}`;
+  return `npm install ${where} ${packageOfParts()}@${VERSION}`;
 }
 
 /** The folder for which pnpm made the installation, if pnpm did. */
@@ -138,13 +135,18 @@ export function packageFolder(name: string): string | undefined {
   return undefined;
 }
 
-const PARTS_PACKAGE = `@ipcctl/linux-${process.arch}`;
+const packageOfParts = (): string => `@ipcctl/linux-${process.arch}`;
 
 function hasPackageOfParts(): boolean {
-  return Object.hasOwn(readManifest(ROOT)?.optionalDependencies ?? {}, PARTS_PACKAGE);
+  return Object.hasOwn(readManifest(ROOT)?.optionalDependencies ?? {}, packageOfParts());
 }
 
 type Manifest = { readonly name?: string; readonly optionalDependencies?: Readonly<Record<string, string>> };
+
+function folderOfThis(): string | undefined {
+  if (typeof IPCCTL_IS_BUNDLE === "undefined") return (import.meta as { dirname?: string }).dirname;
+  return dirname(Bun.main);
+}
 
 function findParts(): string {
   const folders = PARTS_FOLDERS.map((folder) => join(ROOT, folder.replace("{}", process.arch)));

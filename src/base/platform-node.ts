@@ -1,16 +1,17 @@
 /** What the SDK takes from Node 22 or newer; see platform.ts. */
+import async_hooks from "node:async_hooks";
 import { spawn } from "node:child_process";
 import fs from "node:fs";
 import { createConnection, Socket } from "node:net";
 import os from "node:os";
-import { join } from "node:path";
+import path, { join } from "node:path";
 import { IpcError } from "./errors.ts";
 import { ROOT } from "./install.ts";
 import type { DetachedChild, StreamEvents, StreamSocket } from "./platform.ts";
 
 const NODE_MIN = 22;
 /** Loading them costs nothing here. */
-const MODULES = { "node:fs": fs, "node:os": os };
+const MODULES = { "node:async_hooks": async_hooks, "node:fs": fs, "node:os": os, "node:path": path };
 
 export function late<Name extends keyof typeof MODULES>(name: Name): (typeof MODULES)[Name] {
   return MODULES[name];

@@ -22,7 +22,12 @@ export type StreamEvents = {
   readonly drain?: () => void;
 };
 
-type Late = { readonly "node:fs": typeof import("node:fs"); readonly "node:os": typeof import("node:os") };
+type Late = {
+  readonly "node:async_hooks": typeof import("node:async_hooks");
+  readonly "node:fs": typeof import("node:fs");
+  readonly "node:os": typeof import("node:os");
+  readonly "node:path": typeof import("node:path");
+};
 
 /**
  * A module of the runtime, loaded by whoever asks first: engines start often, rarely need it, and would wait for it

@@ -2,7 +2,7 @@
  * What Python asks of this process, one message after the other. Code of the guest runs in the middle of it, calls
  * Python, and waits for its answer here, while other requests may be served.
  */
-import { AsyncLocalStorage } from "node:async_hooks";
+import type { AsyncLocalStorage } from "node:async_hooks";
 import { isProxy, isUint8Array } from "node:util/types";
 import vm from "node:vm";
 import {
@@ -13,6 +13,7 @@ import {
   VALUE_LIMITS,
 } from "../../contract/engine.ts";
 import { IpcError } from "../base/errors.ts";
+import { late } from "../base/platform.ts";
 import { decodeHead } from "../plane/cbor-decode.ts";
 import { Encoder } from "../plane/cbor-encode.ts";
 import { BrokenChannel, Channel } from "../plane/channel.ts";
@@ -87,8 +88,8 @@ export class Session {
   readonly #awaited = new Set<number>();
   /** What is done once one of those is answered, or given up. */
   readonly #ends = new Map<number, () => void>();
-  /** The async request to which code belongs that runs after it has waited. */
-  readonly #origin = new AsyncLocalStorage<Origin>();
+  /** The async request to which code belongs that runs after it has waited; none before the first one. */
+  #origin: AsyncLocalStorage<Origin> | undefined;
   /** Of those that nobody has given up. */
   readonly #live = new Map<number, Origin>();
   #isPrinting = false;
@@ -364,7 +365,7 @@ export class Session {
    * @param origin of the code that goes on
    */
   #clear(origin: Origin | undefined): void {
-    this.#origin.enterWith(origin as never); // what was ended could not leave its own
+    this.#origin?.enterWith(origin as never); // what was ended could not leave its own
     this.#kept.forget();
     for (let tries = 0; tries < CLEAR_TRIES; tries++) {
       try {
@@ -372,10 +373,14 @@ export class Session {
       } catch (error) {
         if (!isEnding(error)) throw error;
       }
-      this.#origin.enterWith(origin as never);
+      this.#origin?.enterWith(origin as never);
       for (const request of [...this.#awaited]) this.#interrupted(request); // it may have been of any of them
     }
     process.exit(1);
+  }
+
+  get #allOrigins(): AsyncLocalStorage<Origin> {
+    return (this.#origin ??= new (late("node:async_hooks").AsyncLocalStorage)());
   }
 
   // ---- messages ----
@@ -464,7 +469,7 @@ export class Session {
    * @param isAwaited its promise is awaited; else a promise is a value like others, unless the request is a call
    */
   request(number: number, timeoutMs: number | null, isAwaited: boolean, work: () => unknown, isCall = false): void {
-    const origin = this.#origin.getStore();
+    const origin = this.#origin?.getStore();
     this.#running.push(number);
     this.#channel.accept();
     try {
@@ -472,7 +477,7 @@ export class Session {
       // In the middle of async code that waits for Python, this is none of its business.
       const isElsewhere = isAwaited || origin !== undefined;
       const mine = isAwaited ? this.#begun(number) : undefined;
-      const act = isElsewhere ? (): void => this.#origin.run(mine as Origin, perform) : perform;
+      const act = isElsewhere ? (): void => this.#allOrigins.run(mine as Origin, perform) : perform;
       if (timeoutMs === null) act();
       else this.#enter(act, { timeout: Math.max(1, Math.ceil(timeoutMs)) });
     } catch (error) {
@@ -547,7 +552,7 @@ export class Session {
    */
   onCancelled(end: () => void): () => void {
     const running = this.#running.at(-1);
-    const origin = running === undefined ? this.#origin.getStore() : this.#live.get(running);
+    const origin = running === undefined ? this.#origin?.getStore() : this.#live.get(running);
     origin?.ends.add(end);
     return () => void origin?.ends.delete(end);
   }
@@ -698,7 +703,7 @@ export class Session {
     if (this.isCancelled) return promise; // what waits for it is over
     try {
       const sent = this.#invocation(number, operation, args, false);
-      this.#promises.set(number, [resolve, reject, this.#origin.getStore()]);
+      this.#promises.set(number, [resolve, reject, this.#origin?.getStore()]);
       this.#send(sent);
     } catch (error) {
       reject(this.#guestError(error));
@@ -786,13 +791,13 @@ export class Session {
 
   /** The request whose code runs; 0 if nobody asked for it. */
   get current(): number {
-    return this.#running.at(-1) ?? this.#origin.getStore()?.number ?? 0;
+    return this.#running.at(-1) ?? this.#origin?.getStore()?.number ?? 0;
   }
 
   /** The code that runs belongs to a request that was cancelled: it is to do nothing more. */
   get isCancelled(): boolean {
     const running = this.#running.at(-1);
-    return (running === undefined ? this.#origin.getStore() : this.#live.get(running))?.isCancelled === true;
+    return (running === undefined ? this.#origin?.getStore() : this.#live.get(running))?.isCancelled === true;
   }
 
   /** Whether Python wants to be told what the console is told now. */

@@ -112,8 +112,14 @@ const childrenOf = (pid: number): number[] =>
 
 /** The segments of the channels that this shim knows. */
 function memoriesOf(pid: number): Set<number> {
-  const fds = readdirSync(`/proc/${pid}/fd`).map((fd) => `/proc/${pid}/fd/${fd}`);
-  return new Set(fds.filter((fd) => readlinkSync(fd).startsWith("/memfd:")).map((fd) => statSync(fd).ino));
+  const found = new Set<number>();
+  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+    const path = `/proc/${pid}/fd/${fd}`;
+    try {
+      if (readlinkSync(path).startsWith("/memfd:")) found.add(statSync(path).ino);
+    } catch {} // closed meanwhile
+  }
+  return found;
 }
 
 const isGone = (pid: number | null): Promise<void> => waitUntil(() => !isAlive(pid!), `${pid} is gone`);
