@@ -238,9 +238,17 @@ class End:
 
     def put(self, data: bytes) -> None:
         """:meth:`send_bytes` for messages that usually fit. :raises BrokenChannel:"""
-        with self._lock:
-            if self.is_open and not self._outbox and len(data) <= self._part_bytes and self._tx.put(self._bell, data):
-                return
+        if self._lock.acquire(False):
+            try:
+                if (
+                    self.is_open
+                    and not self._outbox
+                    and len(data) <= self._part_bytes
+                    and self._tx.put(self._bell, data)
+                ):
+                    return
+            finally:
+                self._lock.release()
         self.send_bytes(data)
 
     def get(self, timeout: float | None) -> bytes | None:

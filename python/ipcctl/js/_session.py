@@ -61,8 +61,8 @@ if TYPE_CHECKING:
 
 #: A lost bell costs a thread in the background at most this much.
 _IDLE_SECONDS = 2.0
-#: A reference is a tag of its own; in what is short, it is looked for.
-_TAG_27, _SHORT_BYTES = b"\xd8\x1b", 256
+#: What is longer is not decoded in vain.
+_SHORT_BYTES = 256
 #: Another thread reads, and tells; a lost notice costs this much.
 _FOLLOW_SECONDS = 0.05
 #: How long the thread in the background lets one that waits come first.
@@ -107,15 +107,12 @@ class Process(Protocol):
 
 
 class Request:
-    """One thing that was asked, until it is answered. What most of them do not have stands in the class."""
+    """One thing that was asked, until it is answered. What most of them do not have stands in the class, and what is
+    looked at for each call of Python in each of them, where it is found sooner.
+    """
 
-    is_done = is_pending = is_stopped = False
     value: Any = None
     error: BaseException | None = None
-    #: The thread that waits for it and runs what it calls; None for an async one.
-    owner: int | None = None
-    #: Calls of Python that are to run in that thread.
-    inbox: deque[list[Any]] | None = None
     #: What a function of Python that it called has raised to end everything.
     stop: BaseException | None = None
     context: contextvars.Context | None = None
@@ -131,6 +128,11 @@ class Request:
 
     def __init__(self, number: int, kind: str) -> None:
         self.number, self.kind = number, kind
+        self.is_done = self.is_pending = self.is_stopped = False
+        #: The thread that waits for it and runs what it calls; None for an async one.
+        self.owner: int | None = None
+        #: Calls of Python that are to run in that thread.
+        self.inbox: deque[list[Any]] | None = None
 
     def finish(self, value: Any, error: BaseException | None) -> None:
         if self.is_done:
@@ -373,7 +375,7 @@ class Session:
                 was_read, self._is_read = self._is_read, True
                 try:
                     if not request.inbox and not request.is_done and not request.is_pending:
-                        mine = self._read(left)
+                        mine = self._read(left, request)
                 finally:
                     self._is_read = was_read
                     reading.release()
@@ -487,7 +489,7 @@ class Session:
             self._is_read = True
             try:
                 if self.ended is None:
-                    self._read(None, True)
+                    self._read(None, is_background=True)
             finally:
                 self._is_read = False
                 self._reading.release()
@@ -544,9 +546,16 @@ class Session:
         """Whether this very thread reads, for this loop of it."""
         return self._looking == (get_ident(), loop)
 
-    def _read(self, timeout: float | None, is_background: bool = False, is_look: bool = False) -> list[Any] | None:
+    def _read(
+        self,
+        timeout: float | None,
+        served: Request | None = None,
+        is_background: bool = False,
+        is_look: bool = False,
+    ) -> list[Any] | None:
         """Takes one message, or sleeps until there may be one.
 
+        :param served: a request of this thread
         :param is_look: takes only answers, leaves anything else to others, and gives what has come
         :returns: a call of Python that this very thread is to carry out
         """
@@ -561,16 +570,13 @@ class Session:
                 data = self._end.get(timeout)
             if data is None:
                 return None
-            if len(data) < _SHORT_BYTES and _TAG_27 not in data:
-                return self._take(loads(data)) if not is_look else self._take_end(loads(data))
-            before = here.channel
-            here.channel = self
-            self._room_left = self.room_bytes
-            try:
-                message = loads(data)
-            finally:
-                here.channel = before
-            return self._take(message) if not is_look else self._take_end(message)
+            try:  # a reference, which most messages do not have, is an error without a channel
+                message = loads(data) if len(data) < _SHORT_BYTES and here.channel is None else self._decoded(data)
+            except DecodeError:
+                message = self._decoded(data)
+            if is_look:
+                return self._take_end(message)
+            return self._invoke(message, served) if message[0] == FROM_ENGINE_INVOKE else self._take(message)
         except Unheld as error:
             self.kill(f"it sent a value that cannot be held here: {error}")
         except (BrokenChannel, DecodeError, TypeError, IndexError, KeyError, ValueError, AttributeError) as error:
@@ -580,7 +586,17 @@ class Session:
                 self.kill(f"it sent a malformed message: {error}")
         return None
 
-    def _take_end(self, message: Any) -> Any:
+    def _decoded(self, data: bytes) -> Any:
+        """:raises DecodeError, Unheld:"""
+        before = here.channel
+        here.channel = self
+        self._room_left = self.room_bytes
+        try:
+            return loads(data)
+        finally:
+            here.channel = before
+
+    def _take_end(self, message: list[Any]) -> list[Any]:
         if message[0] in _ENDS:
             self._take(message)
         else:
@@ -676,7 +692,7 @@ class Session:
 
     # ---- functions of this side ----
 
-    def _invoke(self, message: list[Any]) -> list[Any] | None:
+    def _invoke(self, message: list[Any], served: Request | None = None) -> list[Any] | None:
         _, number, operation, args, of, _ = message
         if operation == ROOM_OPERATION:
             self._give_room(number, args)
@@ -689,7 +705,7 @@ class Session:
             self._begin_async(number, found, args, request)
         elif request is None or request.owner is None or request.is_stopped:
             _helpers.run(lambda: self._invoked(message, request))
-        elif request.owner == get_ident():
+        elif request is served or request.owner == get_ident():
             return message
         else:
             if request.inbox is None:
@@ -727,9 +743,14 @@ class Session:
             request.stop = error
             self.throw(number, RuntimeError("interrupted"))
             raise
-        if value is None or type(value) in _SCALARS:
+        if not (value is None or type(value) in _SCALARS):
+            return self.answer(number, value)
+        if self.released or self.ended is not None:
             return self.send_quietly([TO_ENGINE_RETURN, number, value])
-        self.answer(number, value)
+        try:  # by the shortest way: JavaScript waits
+            self._end.put(dumps([TO_ENGINE_RETURN, number, value], MESSAGE_BYTES_MAX))
+        except BrokenChannel as error:
+            self.finish(str(error))
 
     def answer(self, number: int, value: Any) -> None:
         try:
