@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar, Unpack, overload
 
@@ -104,7 +105,7 @@ class JsFunction:
         """:param timeout: seconds until JavaScript is interrupted
         :raises JavaScriptError, JsTimeout, RuntimeError:
         """
-        return self._runtime._call(self, args, seconds_of(timeout))
+        return self._runtime._call(self, args, None if timeout is None else seconds_of(timeout))
 
     def call_async(self, *args: Any, timeout: Seconds | None = None) -> Awaitable[Any]:
         """The same for a running event loop: always an awaitable."""
@@ -151,7 +152,10 @@ class Runtime:
         self._ops = 0
         self._functions: weakref.WeakSet[JsFunction] = weakref.WeakSet()
         self._named: dict[int, PyStreamSource] = {}
-        self._stats: dict[str, Any] = {"total": 0.0, "last": 0.0, "kind": None}
+        #: Of what has run: by kind how often, all together and the last one in seconds, and the kind of that.
+        self._counts: dict[str, int] = defaultdict(int)
+        self._total_seconds = self._last_seconds = 0.0
+        self._last_kind: str | None = None
         self._loops: dict[int, asyncio.AbstractEventLoop] = {}
         self._own_loop: _Loop | None = None
         self._async_ops = 0
@@ -227,7 +231,7 @@ class Runtime:
         """
         seconds = self._timeout if timeout is None else seconds_of(timeout)
         message = self._eval_message(code, "<eval>", seconds, False, language)
-        return self._ask("eval", message, seconds, "eval_sync", console)
+        return self._ask("eval", message, seconds, "eval_sync", console, True)
 
     def eval_async(
         self,
@@ -300,11 +304,12 @@ class Runtime:
         seconds: float | None,
         counted: str | None,
         console: Console | None = None,
+        is_plain: bool = False,
     ) -> Any:
         session = self._usable()
         began = time.monotonic()
         try:
-            request = session.begin(kind, message, None, console)
+            request = session.begin(kind, message, None, console, is_plain)
             value = session.wait(request, None if seconds is None else began + seconds, seconds)
             return _Pending(self, request) if request.is_pending and not request.is_done else value
         except JavaScriptError as error:
@@ -387,11 +392,10 @@ class Runtime:
         return future
 
     def _count(self, kind: str, began: float) -> None:
-        stats = self._stats
-        stats["last"] = elapsed = (time.monotonic() - began) * 1000
-        stats["total"] += elapsed
-        stats["kind"] = kind
-        stats[kind] = stats.get(kind, 0) + 1
+        self._last_seconds = seconds = time.monotonic() - began
+        self._total_seconds += seconds
+        self._last_kind = kind
+        self._counts[kind] += 1
 
     def _usable(self) -> Session:
         """:raises RuntimeError: if it was closed, or has ended"""
@@ -427,13 +431,14 @@ class Runtime:
 
     def _call_message(
         self, function: JsFunction, args: tuple[Any, ...], seconds: float | None, is_async: bool
-    ) -> list[Any]:
+    ) -> tuple[list[Any], bool]:
+        """Whether it has nothing but scalars, besides."""
         if function._is_closed:
             raise RuntimeError("Function has been closed")
         if self._session.ended is not None and self._is_closed:
             raise RuntimeError("Runtime has been shut down")
+        lowering = None
         if args:
-            lowering = None
             lowered = []
             for one in args:
                 if type(one) not in _SCALARS:
@@ -443,16 +448,16 @@ class Runtime:
                 lowered.append(one)
         else:
             lowered = []
-        return [TO_ENGINE_CALL, 0, function._number, lowered, _ms(seconds), is_async]
+        return [TO_ENGINE_CALL, 0, function._number, lowered, _ms(seconds), is_async], lowering is None
 
     def _call(self, function: JsFunction, args: tuple[Any, ...], timeout: float | None) -> Any:
         seconds = self._timeout if timeout is None else timeout
-        message = self._call_message(function, args, seconds, False)
-        return self._ask("call", message, seconds, "call_function_sync")
+        message, is_plain = self._call_message(function, args, seconds, False)
+        return self._ask("call", message, seconds, "call_function_sync", None, is_plain)
 
     def _call_async(self, function: JsFunction, args: tuple[Any, ...], timeout: float | None) -> asyncio.Future[Any]:
         seconds = self._timeout if timeout is None else timeout
-        message = self._call_message(function, args, seconds, True)
+        message, _ = self._call_message(function, args, seconds, True)
         return self._ask_async("call", message, seconds, "call_function_async")
 
     # ---- streams ----
@@ -639,15 +644,15 @@ class Runtime:
         request = session.begin("eval", [TO_ENGINE_REPORT, 0])
         report = session.wait(request, None, None)
         known = {key: value for key, value in report.items() if type(value) is int}
-        counted = {f"{key}_count": value for key, value in self._stats.items() if key not in ("total", "last", "kind")}
+        counted = {f"{key}_count": value for key, value in self._counts.items()}
         return RuntimeStats(
             **{key: known.get(key, 0) for key in _REPORTED},
             **self._streams.counts(),
             **counted,
             physical_total_bytes=self._guest.resident_bytes(),
-            total_execution_time_ms=int(self._stats["total"]),
-            last_execution_time_ms=int(self._stats["last"]),
-            last_execution_kind=self._stats["kind"],
+            total_execution_time_ms=int(self._total_seconds * 1000),
+            last_execution_time_ms=int(self._last_seconds * 1000),
+            last_execution_kind=self._last_kind,
             active_async_ops=self._async_ops,
             pid=self._guest.pid,
             confined=self._guest.is_confined,

@@ -111,24 +111,24 @@ class Request:
     looked at for each call of Python in each of them, where it is found sooner.
     """
 
-    value: Any = None
-    error: BaseException | None = None
-    #: What a function of Python that it called has raised to end everything.
-    stop: BaseException | None = None
     context: contextvars.Context | None = None
     #: The event loop that waits for it, if one does.
     loop: Any = None
-    notify: Callable[[Request], None] | None = None
     #: Tasks of Python that run for it, with what ends each.
     tasks: dict[Any, Callable[[], None]] | None = None
     #: Gets what its code tells the console.
     console: Callable[[str, str], Any] | None = None
-    #: The process whose memory is watched until this is answered.
-    watched: Process | None = None
 
     def __init__(self, number: int, kind: str) -> None:
         self.number, self.kind = number, kind
         self.is_done = self.is_pending = self.is_stopped = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        #: What a function of Python that it called has raised to end everything.
+        self.stop: BaseException | None = None
+        self.notify: Callable[[Request], None] | None = None
+        #: The process whose memory is watched until this is answered.
+        self.watched: Process | None = None
         #: The thread that waits for it and runs what it calls; None for an async one.
         self.owner: int | None = None
         #: Calls of Python that are to run in that thread.
@@ -223,9 +223,11 @@ class Session:
         message: list[Any],
         notify: Callable[[Request], None] | None = None,
         console: Callable[[str, str], Any] | None = None,
+        is_plain: bool = False,
     ) -> Request:
         """Sends a request, whose number takes the second place of the message.
 
+        :param is_plain: nothing in it can be shared memory
         :raises RuntimeError: if the runtime has ended
         :raises TypeError: if ``console`` cannot be called
         """
@@ -246,7 +248,7 @@ class Session:
             request.context = contextvars.copy_context()
         try:
             if self.is_debugged is None or not self._hold(message):
-                self.send(message)
+                self.send(message, is_plain)
         except BaseException:
             self.requests.pop(number, None)
             request.finish(None, None)
@@ -255,7 +257,7 @@ class Session:
             self.read_always()
         return request
 
-    def send(self, message: list[Any]) -> None:
+    def send(self, message: list[Any], is_plain: bool = False) -> None:
         """:raises RuntimeError: if the runtime has ended"""
         if self.ended is not None:
             raise self.ended_error()
@@ -269,13 +271,13 @@ class Session:
                     else:
                         numbers.append(one)
                 self._put([TO_ENGINE_RELEASE, 0, numbers])
-            self._put(message)
+            self._end.put(dumps(message, MESSAGE_BYTES_MAX) if is_plain else self._end.encode(message))
         except BrokenChannel as error:
             self.finish(str(error))
             raise self.ended_error() from None
 
     def _put(self, message: list[Any]) -> None:
-        self._end.put(dumps(message, MESSAGE_BYTES_MAX) if _types.share is None else self._end.encode(message))
+        self._end.put(self._end.encode(message))
 
     def send_quietly(self, message: list[Any]) -> None:
         try:
@@ -576,7 +578,18 @@ class Session:
                 message = self._decoded(data)
             if is_look:
                 return self._take_end(message)
-            return self._invoke(message, served) if message[0] == FROM_ENGINE_INVOKE else self._take(message)
+            if message[0] == FROM_ENGINE_INVOKE:
+                return self._invoke(message, served)
+            if (
+                message[0] == FROM_ENGINE_RESULT
+                and served is not None
+                and message[1] == served.number
+                and not self._said
+            ):
+                self.requests.pop(served.number, None)
+                served.finish(message[2], None)
+                return None
+            return self._take(message)
         except Unheld as error:
             self.kill(f"it sent a value that cannot be held here: {error}")
         except (BrokenChannel, DecodeError, TypeError, IndexError, KeyError, ValueError, AttributeError) as error:
