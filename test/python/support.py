@@ -6,6 +6,8 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from types import ModuleType
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -48,3 +50,19 @@ def python_with_tables() -> str | None:
         return sys.executable
     python = os.path.join(ROOT, "build/test-python/bin/python")
     return python if os.path.exists(python) else None
+
+
+def end_home(home: tempfile.TemporaryDirectory[str]) -> None:
+    """Removes the home in which engines of JavaScript are, once none starts or ends there any more."""
+    from ipcctl.js import _pool
+
+    _pool._pool.close()
+    _pool._pool.forsake()
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return home.cleanup()
+        except OSError:  # what is left of one is being removed by others, too
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)

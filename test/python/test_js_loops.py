@@ -9,7 +9,7 @@ import threading
 import unittest
 from typing import Any
 
-import support  # noqa: F401 it finds the package
+import support
 from ipcctl.js import Runtime
 
 home = tempfile.TemporaryDirectory(prefix="ipcctl-js-loops-", ignore_cleanup_errors=True)
@@ -22,7 +22,7 @@ def setUpModule() -> None:
 
 
 def tearDownModule() -> None:
-    home.cleanup()
+    support.end_home(home)
 
 
 class Loops(unittest.TestCase):

@@ -48,7 +48,7 @@ def setUpModule() -> None:
 
 
 def tearDownModule() -> None:
-    home.cleanup()
+    support.end_home(home)
 
 
 def is_gone(pid: int) -> bool:

@@ -9,7 +9,7 @@ import tempfile
 import unittest
 from typing import Any
 
-import support  # noqa: F401 it finds the package
+import support
 from ipcctl import shared
 from ipcctl._contract import KEPT_ROOM_BYTES, LARGE_BYTES_TO_ENGINE, LARGE_BYTES_TO_PYTHON
 from ipcctl.js import JsTimeout, Runtime
@@ -23,7 +23,7 @@ def setUpModule() -> None:
 
 
 def tearDownModule() -> None:
-    home.cleanup()
+    support.end_home(home)
 
 
 class Shared(unittest.TestCase):

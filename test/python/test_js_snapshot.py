@@ -7,7 +7,7 @@ import tempfile
 import unittest
 from typing import Any
 
-import support  # noqa: F401
+import support
 from ipcctl.js import JavaScriptError, Runtime, RuntimeConfig, SnapshotBuilder
 from ipcctl.js._snapshot import Snapshot, Step
 
@@ -19,7 +19,7 @@ def setUpModule() -> None:
 
 
 def tearDownModule() -> None:
-    home.cleanup()
+    support.end_home(home)
 
 
 def built(*scripts: str) -> bytes:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from unittest import mock
 
-import support  # noqa: F401 it finds the package
+import support
 from ipcctl import _contract
 from ipcctl.js import JavaScriptError, JsStream, PyStreamSource, Runtime, RuntimeTerminated
 from needs import skip_unless
@@ -35,7 +35,7 @@ def setUpModule() -> None:
 
 
 def tearDownModule() -> None:
-    home.cleanup()
+    support.end_home(home)
 
 
 async def until_async(is_so: Callable[[], bool], what: str) -> None:
@@ -749,8 +749,8 @@ class Hostile(Case):
         super().setUp()
         self.session = self.runtime._session
         self.sent: list[list[Any]] = []
-        put = self.session._put
-        self.session._put = lambda message: (self.sent.append(message), put(message))[1]  # type: ignore[method-assign]
+        send = self.session.send
+        self.session.send = lambda message, *how: (self.sent.append(message), send(message, *how))[1]  # type: ignore[method-assign]
 
     def take(self, *message: Any) -> None:
         """As if the engine had sent it."""
