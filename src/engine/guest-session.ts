@@ -121,6 +121,8 @@ export class Session {
   #turn = false;
   #isUnasked = false;
   #work: () => unknown = () => undefined;
+  /** Async requests whose code goes on, on the stack: what is ended there never answers them. */
+  readonly #resumed: number[] = [];
   readonly #entry: vm.Script;
 
   constructor(segment: OpenSegment, realm: Realm) {
@@ -169,6 +171,8 @@ export class Session {
   }
 
   hello(): void {
+    // The first time installs what takes interrupts; without that one would end the process.
+    this.#enter(() => undefined, { breakOnSigint: true });
     this.tell([TO.hello, 0, { pid: process.pid, ...versionOf() }]);
   }
 
@@ -280,6 +284,7 @@ export class Session {
   /** Whoever asks one thing after the other finds us here. All of it can be interrupted. */
   #begin(first?: () => void): void {
     this.#turn = true;
+    this.#origin?.enterWith(undefined as never); // the one that ran as this was planned
     try {
       this.#enter(
         () => {
@@ -337,8 +342,10 @@ export class Session {
 
   #run(work: () => void): void {
     try {
-      work();
-      drain();
+      this.#resume(this.#origin?.getStore()?.number, () => {
+        work();
+        drain();
+      });
     } catch (error) {
       if (isEnding(error)) throw error;
       this.tell([TO.print, 0, "error", `Uncaught ${thrownRecord(error, () => undefined).stack ?? "error"}`]);
@@ -350,13 +357,14 @@ export class Session {
     this.#findLeft();
     this.#waiting.clear();
     for (const request of this.#running.splice(0)) this.#interrupted(request);
+    for (const request of this.#resumed.splice(0)) if (this.#awaited.has(request)) this.#interrupted(request);
     this.#clear(undefined);
   }
 
   #interrupted(request: number): void {
     this.#endFor(request);
-    this.#forget(request);
     this.#fault(request, ENGINE_FAULT.interrupted, "interrupted");
+    this.#forget(request);
   }
 
   /**
@@ -410,8 +418,8 @@ export class Session {
         if (origin) origin.isCancelled = true;
         this.#endFor(number);
         // Its code on the stack ends by what it calls next, or is interrupted; then it is answered.
-        if (!this.#running.includes(number) && this.#forget(number))
-          this.#fault(number, ENGINE_FAULT.interrupted, "cancelled");
+        if (!this.#running.includes(number))
+          this.settle(number, () => this.#fault(number, ENGINE_FAULT.interrupted, "cancelled"));
         return;
       }
       case FROM.bind:
@@ -485,8 +493,8 @@ export class Session {
       if (isTimeout(error)) {
         this.#findLeft();
         this.#endFor(number);
-        this.#forget(number);
         this.#fault(number, ENGINE_FAULT.timeout, "timed out");
+        this.#forget(number);
         this.#clear(origin);
       } else this.fail(number, error);
     }
@@ -532,17 +540,8 @@ export class Session {
     this.#awaited.add(number);
     if (onEnd) this.#ends.set(number, onEnd);
     return {
-      ok: (value) => {
-        if (!this.#forget(number)) return;
-        try {
-          this.tellValue([TO.result, number], value);
-        } catch (error) {
-          this.fail(number, error);
-        }
-      },
-      bad: (error) => {
-        if (this.#forget(number)) this.fail(number, error);
-      },
+      ok: (value) => this.settle(number, () => this.tellValue([TO.result, number], value)),
+      bad: (error) => this.settle(number, () => this.fail(number, error)),
     };
   }
 
@@ -585,24 +584,27 @@ export class Session {
     return this.#awaited.has(number);
   }
 
-  /** @param answer tells what a request has come to; called if somebody waits for it */
+  /**
+   * An interrupt may come at any point: what was not told is told again, and Python passes over what it is told twice.
+   * @param answer tells what a request has come to; called if somebody waits for it
+   */
   settle(number: number, answer: () => void): void {
-    if (!this.#forget(number)) return;
+    if (!this.#awaited.has(number)) return;
     try {
       answer();
     } catch (error) {
       this.fail(number, error);
     }
+    this.#forget(number);
   }
 
-  /** A promise is not awaited any more. False if it was not. */
-  #forget(number: number): boolean {
+  /** Of a request that is answered. */
+  #forget(number: number): void {
     this.#printing.delete(number);
     this.#live.delete(number);
-    const onEnd = this.#ends.get(number);
+    this.#ends.get(number)?.();
     this.#ends.delete(number);
-    onEnd?.();
-    return this.#awaited.delete(number);
+    this.#awaited.delete(number);
   }
 
   /** Answers a request with an error. */
@@ -725,16 +727,34 @@ export class Session {
   #answered(number: number, isError: boolean, value: unknown): void {
     const waiting = this.#waiting.get(number);
     if (waiting) {
-      this.#waiting.delete(number);
       waiting.answer = [isError, value];
+      this.#waiting.delete(number);
       return;
     }
     const promise = this.#promises.get(number);
     if (!promise) return;
+    if (!promise[2]?.isCancelled) promise[isError ? 1 : 0](value);
     this.#promises.delete(number);
-    if (promise[2]?.isCancelled) return;
-    promise[isError ? 1 : 0](value);
-    drain();
+    this.goOn(promise[2]?.number);
+  }
+
+  /**
+   * Runs code that waited for what was just taken, which is not taken again if that is interrupted.
+   * @param request to which the code belongs
+   */
+  goOn(request?: number): void {
+    this.#channel.accept();
+    this.#resume(request, drain);
+  }
+
+  #resume(request: number | undefined, work: () => void): void {
+    if (request === undefined) return work();
+    this.#resumed.push(request);
+    try {
+      work();
+    } finally {
+      this.#resumed.pop(); // not of what is interrupted
+    }
   }
 
   /** As the guest sees it: what a getter of the guest threw is its own. */

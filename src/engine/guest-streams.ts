@@ -4,7 +4,6 @@
  */
 import { isProxy } from "node:util/types";
 import { FROM_ENGINE as TO, TO_ENGINE as FROM } from "../../contract/engine.ts";
-import { drain } from "./engine-platform.ts";
 import type { Part, Session } from "./guest-session.ts";
 import { ValueFault, type References } from "./guest-values.ts";
 import { addWebStreams, type Handle } from "./web-streams.ts";
@@ -58,15 +57,17 @@ export class Streams implements Part {
         this.#handle(number)?.put(fields[2]);
         break;
       case FROM.close:
-        this.#over(number)?.close();
+        this.#handle(number)?.close();
+        this.#end(number);
         break;
       case FROM.fail:
-        this.#over(number)?.fail(this.#session.errorOf(fields[3] as number, fields[2]));
+        this.#handle(number)?.fail(this.#session.errorOf(fields[3] as number, fields[2]));
+        this.#end(number);
         break;
       default:
         return false;
     }
-    drain();
+    this.#session.goOn();
     return true;
   }
 
@@ -74,7 +75,7 @@ export class Streams implements Part {
     if (kind !== FROM.push) return false;
     this.#handle(number)?.fail(this.#session.realm.make.error("TypeError", why.message));
     this.#leave(number);
-    drain();
+    this.#session.goOn();
     return true;
   }
 
@@ -182,12 +183,10 @@ export class Streams implements Part {
     return wanted?.handle ?? this.#handles.get(number)?.deref();
   }
 
-  /** Its end has come: whoever comes across it later finds it ended. */
-  #over(number: number): Handle | undefined {
-    const handle = this.#handle(number);
+  /** Whoever comes across it later finds it ended. */
+  #end(number: number): void {
     this.#handles.delete(number);
     this.#wanted.delete(number);
-    return handle;
   }
 
   #leave(number: number): void {

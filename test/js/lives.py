@@ -127,6 +127,70 @@ def stray_interrupts(js: Any) -> None:
         expect(until(is_answered), "it goes on")  # the last one may still be on its way
 
 
+@case("An interrupt in the midst of ending what waits keeps nothing from its end", only_ours=True)
+def interrupts_of_ends(js: Any) -> None:
+    if os.environ.get("IPCCTL_JS_ENGINE") == "v8":
+        return  # as above
+    from ipcctl.js import _session
+
+    _session._LATE_SECONDS, _session._ABSORB_SECONDS = 0.0, 0.002
+    with js.Runtime() as one:
+        one.add_static_module("wait", "await new Promise(() => {})")
+        session = one._session
+        interrupt = session.interrupt
+
+        def late() -> None:
+            """It hits each point of how the engine takes CANCEL."""
+            at = time.perf_counter() + random.random() * 0.0003
+            while time.perf_counter() < at:
+                pass
+            interrupt()
+
+        session.interrupt = late
+        for _ in range(400):
+            try:
+                one.eval_module("wait", timeout=0.004)
+                raise AssertionError("it ends")
+            except js.JsTimeout:
+                expect(session.ended is None, f"the runtime has ended: {session.ended}")
+            except RuntimeError as error:  # of the one before, which came late
+                expect("Evaluation was interrupted" in str(error), f"{error}")
+
+
+@case(
+    "An interrupt in the midst of async code ends that with an error, and leaves nothing to wait for ever",
+    only_ours=True,
+)
+def interrupts_of_async(js: Any) -> None:
+    if os.environ.get("IPCCTL_JS_ENGINE") == "v8":
+        return  # as above
+    code = "(async () => { let sum = 0; for (let k = 0; k < 20; k++) sum += await later(k); return sum })()"
+
+    async def later(value: int) -> int:
+        await asyncio.sleep(0)
+        return value
+
+    async def work() -> list[Any]:
+        seen: list[Any] = []
+        with js.Runtime() as one:
+            one.bind_function("later", later)
+            for _ in range(400):
+                task = asyncio.ensure_future(one.eval_async(code))
+                at = time.perf_counter() + random.random() * 0.0006
+                while time.perf_counter() < at:
+                    await asyncio.sleep(0)
+                one._session.interrupt()
+                try:
+                    seen.append(await asyncio.wait_for(task, 20))
+                except RuntimeError as error:
+                    seen.append(str(error))
+        return seen
+
+    seen = asyncio.run(work())
+    equal(set(seen) - {190, "Evaluation was interrupted"}, set())
+    expect(seen.count(190) > 100, f"{seen.count(190)} are answered")
+
+
 @case("Ctrl-C ends `asyncio.run` with evaluations under way")
 def interrupt_asyncio(js: Any) -> None:
     code = """
