@@ -139,6 +139,11 @@ export const ENGINE_START = {
     v8: ["--experimental-vm-modules", "--disable-warning=ExperimentalWarning"],
   },
   programs: { bun: "engine.js", v8: "engine.node.js" },
+  /**
+   * The signal that interrupts it: SIGINT, or for Node SIGUSR2, which becomes a SIGINT only where that ends a script.
+   * Node's own handler is away for some microseconds around each script, and a SIGINT then ends the process.
+   */
+  interrupt: { bun: 2, v8: 12 },
   /** What a runtime may have without a limit of its own. */
   memory: 2048 * MIB,
   /** What an engine reserves and takes for itself, beside what a guest may have. */

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -267,6 +268,30 @@ static napi_value limit_data(napi_env env, napi_callback_info info)
 	return result(env, setrlimit(RLIMIT_DATA, &both));
 }
 
+/* ---- interrupts ---- */
+
+/* What Node does on SIGINT while no script runs that it ends: it ends the process. */
+static struct sigaction outside;
+
+/* Only sigaction() and what Node itself does in a handler: both may be called in one. */
+static void on_interrupt(int number, siginfo_t *info, void *context)
+{
+	(void)number;
+	struct sigaction now;
+	if (sigaction(SIGINT, NULL, &now) == 0 && now.sa_sigaction != outside.sa_sigaction && now.sa_handler != SIG_DFL
+		&& now.sa_handler != SIG_IGN)
+		now.sa_sigaction(SIGINT, info, context);
+}
+
+static napi_value take_interrupts(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	struct sigaction ours = { .sa_sigaction = on_interrupt, .sa_flags = SA_SIGINFO | SA_RESTART };
+	if (sigaction(SIGINT, NULL, &outside) != 0)
+		return result(env, -errno);
+	return result(env, sigaction(number(&args, 0), &ours, NULL) == 0 ? 0 : -errno);
+}
+
 __attribute__((visibility("default"))) napi_value napi_register_module_v1(napi_env env, napi_value exports);
 
 napi_value napi_register_module_v1(napi_env env, napi_value exports)
@@ -292,6 +317,7 @@ napi_value napi_register_module_v1(napi_env env, napi_value exports)
 		{ "empty", empty },
 		{ "leaveCore", leave_core },
 		{ "limitData", limit_data },
+		{ "takeInterrupts", take_interrupts },
 	};
 	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
 		napi_value function;

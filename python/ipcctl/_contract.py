@@ -42,6 +42,10 @@ ENGINE_START = """
   "bun": "engine.js",
   "v8": "engine.node.js"
  },
+ "interrupt": {
+  "bun": 2,
+  "v8": 12
+ },
  "memory": 2147483648,
  "reserved": {
   "bun": 536870912,

@@ -37,7 +37,6 @@ const LAST_LINE_BYTES = 512;
 const LABEL_BYTES = 16;
 const SUFFIX_BYTES = 4;
 const MIB = 2 ** 20;
-const SIGINT = 2;
 
 const wanted = z.strictObject({
   engine: z.enum(["bun", "v8"]).default("bun"),
@@ -180,7 +179,9 @@ export class WorkerRuntimes implements Disposable {
 
   async #interrupt(pid: number, name: string): Promise<object> {
     const runtime = this.#ofProcess(pid).find(({ id }) => id === name);
-    await runtime?.link?.signal(SIGINT, SCOPE.worker).catch(() => undefined); // it has ended
+    const { programs, interrupt } = ENGINE_START;
+    const signal = runtime?.config.script?.endsWith(`/${programs.v8}`) === true ? interrupt.v8 : interrupt.bun;
+    await runtime?.link?.signal(signal, SCOPE.worker).catch(() => undefined); // it has ended
     return {};
   }
 

@@ -6,6 +6,8 @@ import { isModuleNamespaceObject, isPromise } from "node:util/types";
 import v8 from "node:v8";
 import vm from "node:vm";
 import { Worker } from "node:worker_threads";
+import { ENGINE_START } from "../../contract/engine.ts";
+import { takeInterrupts as takeSignal } from "../plane/system-node.ts";
 import type { PromiseState, Settle } from "./engine-platform.ts";
 
 /** Libuv's loop waits for timers as well, and wakes up as fast as we would. */
@@ -53,7 +55,14 @@ export function transpile(source: string): string {
   return stripTypeScriptTypes(source, { mode: "transform" });
 }
 
-process.on("SIGINT", () => undefined); // of a request that has ended meanwhile
+/** From now on an interrupt ends what can be ended, and nothing else. */
+export function takeInterrupts(): void {
+  takeSignal(ENGINE_START.interrupt.v8);
+}
+
+export function interruptThis(): void {
+  process.kill(process.pid, ENGINE_START.interrupt.v8);
+}
 
 export function heapSnapshot(): Promise<Uint8Array> {
   const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();

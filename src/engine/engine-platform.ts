@@ -1,6 +1,8 @@
 /** What Bun alone can do for the engine; `engine-platform-node.ts` is its twin. */
 import { drainMicrotasks, heapStats, numberOfDFGCompiles } from "bun:jsc";
 import { isPromise } from "node:util/types";
+import vm from "node:vm";
+import { ENGINE_START } from "../../contract/engine.ts";
 import type { OpenBell } from "../plane/channel.ts";
 import { readText } from "../plane/system.ts";
 
@@ -41,6 +43,15 @@ export function memory(): { total: number; used: number; external: number } {
 /** TypeScript or JSX as JavaScript. Runs nothing of it: what a source calls a macro is refused. */
 export function transpile(source: string, loader: "ts" | "tsx" | "jsx" | "js"): string {
   return new Bun.Transpiler({ loader, target: "browser", macro: false as never }).transformSync(source);
+}
+
+/** From now on an interrupt ends what can be ended, and nothing else: what runs first installs that. */
+export function takeInterrupts(): void {
+  vm.runInThisContext("", { breakOnSigint: true });
+}
+
+export function interruptThis(): void {
+  process.kill(process.pid, ENGINE_START.interrupt.bun);
 }
 
 /** From now on this program loads nothing. */

@@ -20,7 +20,15 @@ import { BrokenChannel, Channel } from "../plane/channel.ts";
 import { CodecError, type NdArray, type TypedArray } from "../plane/values.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { KeptRoom } from "./kept-room.ts";
-import { drain, findLoop, openBell, promiseState, versionOf } from "./engine-platform.ts";
+import {
+  drain,
+  findLoop,
+  interruptThis,
+  openBell,
+  promiseState,
+  takeInterrupts,
+  versionOf,
+} from "./engine-platform.ts";
 import type { Realm } from "./realm.ts";
 import { isEnding, isInterrupt, isOwn, isTimeout } from "./own-errors.ts";
 import { thrownRecord } from "./thrown.ts";
@@ -171,8 +179,7 @@ export class Session {
   }
 
   hello(): void {
-    // The first time installs what takes interrupts; without that one would end the process.
-    this.#enter(() => undefined, { breakOnSigint: true });
+    takeInterrupts();
     this.tell([TO.hello, 0, { pid: process.pid, ...versionOf() }]);
   }
 
@@ -694,7 +701,7 @@ export class Session {
 
   /** To code of a request that was cancelled. If it goes on as if nothing were, it is ended. */
   #refuse(): readonly [boolean, unknown] {
-    if (++this.#refused % REFUSALS === 0) process.kill(process.pid, "SIGINT");
+    if (++this.#refused % REFUSALS === 0) interruptThis();
     return [true, this.realm.make.error("Error", "the task that this belongs to was cancelled")];
   }
 

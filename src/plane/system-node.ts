@@ -27,6 +27,7 @@ type Addon = {
   readonly core: () => number;
   readonly leaveCore: () => number;
   readonly limitData: (bytes: number) => number;
+  readonly takeInterrupts: (signal: number) => number;
 };
 
 const ADDON = join(PARTS, "plane.node");
@@ -167,4 +168,9 @@ export function leaveCore(): boolean {
 
 export function limitData(bytes: number): boolean {
   return addon().limitData(bytes) === 0;
+}
+
+/** From now on this signal ends a script that SIGINT ends, and is nothing at any other time. */
+export function takeInterrupts(signal: number): void {
+  checked(addon().takeInterrupts(signal), "sigaction");
 }

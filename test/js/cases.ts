@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { dirname, join } from "node:path";
 import { installNode } from "../node.ts";
 
-const node = await installNode();
+export const node = await installNode();
 /** With the Node that inspectors need. */
 export const environment = {
   ...process.env,
@@ -15,9 +15,21 @@ const DEADLINE_MS = 40_000;
 /** @param file of this folder, which ends with `cases.main()` */
 export function testCases(file: string, python = "python3"): void {
   const command = [python, join(import.meta.dir, file)];
-  const listed = Bun.spawnSync([...command, "list"], { env: environment, stderr: "inherit" });
-  for (const [name, title] of JSON.parse(listed.stdout.toString()) as [string, string][])
+  for (const [name, title] of listed(command))
     test(title, () => run([...command, "run", name], environment), DEADLINE_MS);
+}
+
+/** The same on V8, of those with such a name. */
+export function testCasesOnV8(file: string, names: RegExp): void {
+  const command = ["python3", join(import.meta.dir, file)];
+  const env = { ...environment, IPCCTL_JS_ENGINE: "v8" };
+  for (const [name, title] of listed(command).filter(([name]) => names.test(name)))
+    test(`v8: ${title}`, () => run([...command, "run", name], env), DEADLINE_MS);
+}
+
+function listed(command: readonly string[]): [name: string, title: string][] {
+  const { stdout } = Bun.spawnSync([...command, "list"], { env: environment, stderr: "inherit" });
+  return JSON.parse(stdout.toString()) as [string, string][];
 }
 
 async function run(command: string[], env: Record<string, string | undefined>): Promise<void> {

@@ -91,15 +91,13 @@ print('on', js.Runtime().eval('1 + 1'))
 
 @case("An interrupt that comes while nothing is to be ended loses nothing that is asked", only_ours=True)
 def stray_interrupts(js: Any) -> None:
-    if os.environ.get("IPCCTL_JS_ENGINE") == "v8":
-        return  # Node's own handler of SIGINT is away for some microseconds
     with js.Runtime(timeout=10) as one:
-        pid, is_over = one.get_stats().pid, threading.Event()
+        is_over = threading.Event()
         one.bind_function("back", lambda value: value)
 
         def strike() -> None:
             while not is_over.wait(random.random() * 0.002):
-                os.kill(pid, signal.SIGINT)
+                one._session.interrupt()
 
         thread = threading.Thread(target=strike)
         thread.start()
@@ -129,8 +127,6 @@ def stray_interrupts(js: Any) -> None:
 
 @case("An interrupt in the midst of ending what waits keeps nothing from its end", only_ours=True)
 def interrupts_of_ends(js: Any) -> None:
-    if os.environ.get("IPCCTL_JS_ENGINE") == "v8":
-        return  # as above
     from ipcctl.js import _session
 
     _session._LATE_SECONDS, _session._ABSORB_SECONDS = 0.0, 0.002
@@ -162,8 +158,6 @@ def interrupts_of_ends(js: Any) -> None:
     only_ours=True,
 )
 def interrupts_of_async(js: Any) -> None:
-    if os.environ.get("IPCCTL_JS_ENGINE") == "v8":
-        return  # as above
     code = "(async () => { let sum = 0; for (let k = 0; k < 20; k++) sum += await later(k); return sum })()"
 
     async def later(value: int) -> int:

@@ -750,7 +750,12 @@ class Hostile(Case):
         self.session = self.runtime._session
         self.sent: list[list[Any]] = []
         send = self.session.send
-        self.session.send = lambda message, *how: (self.sent.append(message), send(message, *how))[1]  # type: ignore[method-assign]
+
+        def note(message: list[Any], *how: bool) -> None:
+            self.sent.append(message)
+            send(message, *how)
+
+        self.session.send = note  # type: ignore[method-assign]
 
     def take(self, *message: Any) -> None:
         """As if the engine had sent it."""

@@ -7,7 +7,6 @@ daemon.
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 import weakref
@@ -20,7 +19,7 @@ from .._serving import serving
 from ..host import HostError, call
 from ._kept import Owned
 from ._process import END_SECONDS, START_SECONDS, Guest, greet, is_readable, settle
-from ._template import PASSED, WAY_OUT, Options, needed_by, readable
+from ._template import INTERRUPTS, PASSED, WAY_OUT, Options, needed_by, readable
 
 #: The channel is sent before the answer.
 _RELAY_SECONDS = 5.0
@@ -82,7 +81,7 @@ class Asked(Owned):
 
     def signal(self, number: int) -> None:
         """By the daemon, which nobody waits for."""
-        if number == signal.SIGINT:
+        if number in INTERRUPTS.values():
             threading.Thread(target=self._interrupt, name="ipcctl.js interrupt", daemon=True).start()
         else:
             self.kill()

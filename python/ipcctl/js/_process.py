@@ -30,7 +30,7 @@ from .._backend import BrokenChannel
 from .._client import runtime_folder
 from .._end import End, ShimDoor
 from .._types import IpcError
-from ._template import WAYS_OUT, Options, find_program, installation, require_version, specification
+from ._template import INTERRUPTS, WAYS_OUT, Options, find_program, installation, require_version, specification
 
 if TYPE_CHECKING:
     from typing import Self
@@ -195,8 +195,8 @@ class Guest:
             self._limit.done()
 
     def interrupt(self) -> None:
-        """SIGINT to the engine. Of one that has ended nothing comes."""
-        self._shim.signal(signal.SIGINT)
+        """Ends the script that the engine runs. Of one that has ended nothing comes."""
+        self._shim.signal(INTERRUPTS[self.options.engine])
 
     def kill(self, reason: str | None = None) -> None:
         """Ends all of it, without waiting for that. Idempotent, from any thread. The first reason is the one that

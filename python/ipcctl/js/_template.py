@@ -36,6 +36,8 @@ _MEMORY: int = _START["memory"]
 _RESERVED: dict[str, int] = _START["reserved"]
 _RAM_FACTOR, _OLD_SPACE_MIN = _START["ram_factor"], _START["old_space_min"]
 _POLICY = _START["policy"]
+#: The signal by which each engine is interrupted.
+INTERRUPTS: dict[str, int] = _START["interrupt"]
 _ENGINE_ENVIRONMENT: dict[str, str] = _POLICY["env"]["set"]
 #: Variables that a guest has from its program.
 PASSED: tuple[str, ...] = tuple(_START["passed"])
