@@ -364,8 +364,13 @@ export class Session {
     this.#findLeft();
     this.#waiting.clear();
     for (const request of this.#running.splice(0)) this.#interrupted(request);
-    for (const request of this.#resumed.splice(0)) if (this.#awaited.has(request)) this.#interrupted(request);
+    this.#endResumed(0);
     this.#clear(undefined);
+  }
+
+  /** From this place of the stack on. */
+  #endResumed(from: number): void {
+    for (const request of this.#resumed.splice(from)) if (this.#awaited.has(request)) this.#interrupted(request);
   }
 
   #interrupted(request: number): void {
@@ -485,6 +490,7 @@ export class Session {
    */
   request(number: number, timeoutMs: number | null, isAwaited: boolean, work: () => unknown, isCall = false): void {
     const origin = this.#origin?.getStore();
+    const resumed = this.#resumed.length;
     this.#running.push(number);
     this.#channel.accept();
     try {
@@ -502,6 +508,7 @@ export class Session {
         this.#endFor(number);
         this.#fault(number, ENGINE_FAULT.timeout, "timed out");
         this.#forget(number);
+        this.#endResumed(resumed);
         this.#clear(origin);
       } else this.fail(number, error);
     }
@@ -756,11 +763,12 @@ export class Session {
 
   #resume(request: number | undefined, work: () => void): void {
     if (request === undefined) return work();
+    const before = this.#resumed.length;
     this.#resumed.push(request);
     try {
       work();
     } finally {
-      this.#resumed.pop(); // not of what is interrupted
+      this.#resumed.length = before; // not of what is ended
     }
   }
 

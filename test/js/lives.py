@@ -185,6 +185,30 @@ def interrupts_of_async(js: Any) -> None:
     expect(seen.count(190) > 100, f"{seen.count(190)} are answered")
 
 
+@case("A timeout that ends the code of an async request as well ends both", only_ours=True)
+def timeout_of_both(js: Any) -> None:
+    async def work() -> None:
+        with js.Runtime() as one:
+            begun = threading.Event()
+
+            async def later() -> None:
+                begun.set()
+                await asyncio.sleep(0.05)
+
+            one.bind_function("later", later)
+            one.bind_function("pause", lambda: time.sleep(0.3))
+            task = asyncio.ensure_future(one.eval_async("(async () => { await later(); for (;;); })()"))
+            await asyncio.to_thread(begun.wait)
+            # Meanwhile the answer of later() comes, and what waits for it goes on within this.
+            asked = asyncio.to_thread(one.eval, "pause(); 1", timeout=0.6)
+            equal(str((await asyncio.gather(asked, return_exceptions=True))[0]), "Evaluation timed out after 0.6 s")
+            seen = await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 20)
+            equal(str(seen[0]), "Evaluation was interrupted")
+            equal(one.eval("1 + 1"), 2)
+
+    asyncio.run(work())
+
+
 @case("Ctrl-C ends `asyncio.run` with evaluations under way")
 def interrupt_asyncio(js: Any) -> None:
     code = """
