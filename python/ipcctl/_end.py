@@ -198,6 +198,12 @@ class End:
             if self.is_open and self._tx.needs_bell():
                 self._ring()
 
+    def ring(self) -> None:
+        """Whether or not the other side waits for it."""
+        with self._lock:
+            if self.is_open:
+                self._ring()
+
     def _ring(self) -> None:
         try:
             self._bell.send(b"\x01", socket.MSG_NOSIGNAL)

@@ -157,6 +157,7 @@ export class Session {
       {
         onMessage: (bytes) => this.#onMessage(bytes),
         onInterrupt: () => undefined,
+        onHeard: () => this.#recover(),
         onRoused: () => this.takeFirst(),
         onClose: () => process.exit(0),
       },
@@ -363,14 +364,26 @@ export class Session {
   #onInterrupted(): void {
     this.#findLeft();
     this.#waiting.clear();
-    for (const request of this.#running.splice(0)) this.#interrupted(request);
+    for (let one = this.#running[0]; one !== undefined; one = this.#running[0]) {
+      this.#interrupted(one);
+      this.#running.shift();
+    }
     this.#endResumed(0);
     this.#clear(undefined);
   }
 
+  /** From the event loop nothing is on the stack: what a turn has left there, an interrupt ended as that was over. */
+  #recover(): void {
+    if (!this.#turn && this.#running.length === 0) return;
+    this.#turn = false;
+    this.#onInterrupted();
+    this.restLater();
+  }
+
   /** From this place of the stack on. */
   #endResumed(from: number): void {
-    for (const request of this.#resumed.splice(from)) if (this.#awaited.has(request)) this.#interrupted(request);
+    for (const request of this.#resumed.slice(from)) if (this.#awaited.has(request)) this.#interrupted(request);
+    this.#resumed.length = from;
   }
 
   #interrupted(request: number): void {

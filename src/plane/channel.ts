@@ -30,6 +30,8 @@ export type ChannelListener = {
   readonly onMessage: (bytes: Uint8Array) => void;
   /** The client wants a request ended; of the side that was offered the channel. */
   readonly onInterrupt?: (number: number) => void;
+  /** The other side has rung, and nothing of that is taken yet. */
+  readonly onHeard?: () => void;
   /** The other side has rung before it sends. Without this, it is looked out for. */
   readonly onRoused?: () => void;
   /** The worker is gone, or violated the protocol. Called once. */
@@ -390,6 +392,7 @@ export class Channel implements Disposable {
         {
           data: () => {
             if (!this.#isOpen || this.#isLooking) return;
+            this.#listener.onHeard?.();
             const isEarly = !this.#rx.hasData && this.#wanted !== undefined;
             this.#takeAll();
             if (!isEarly) return;

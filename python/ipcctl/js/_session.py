@@ -462,9 +462,11 @@ class Session:
 
     def _end_now(self, request: Request) -> None:
         """What waits ends by CANCEL, and what computes by the interrupt, which may come in the midst of taking CANCEL:
-        then that is lost, and the next one counts.
+        then that is lost, and the next one counts. The bell is for an engine that was ended before it said that it
+        sleeps.
         """
         self.send_quietly([TO_ENGINE_CANCEL, request.number])
+        self._end.ring()
         self.interrupt()
 
     # ---- reading ----
